@@ -1,0 +1,267 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type Endpoint, type Host, HostKind } from '@weft/proto/weftline/config/v1/records.ts'
+import type { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import fc from 'fast-check'
+import type { Write } from './database.ts'
+import { HostRows, type RowKey } from './host-rows.ts'
+import { Locations } from './locations.ts'
+import { deleteEndpoint, releaseEndpoint } from './requests/endpoints.ts'
+import { deleteHost, updateHost } from './requests/hosts.ts'
+import { updateZone } from './requests/zones.ts'
+import { endpointName, ip, TestWorld } from './test-world.ts'
+
+type Rows = Map<string, HostRow['row']>
+
+/** Rows that are kept as the controller keeps them: only what a change is said to affect is derived again. */
+class KeptRows {
+  readonly world: TestWorld = new TestWorld()
+  readonly locations: Locations = new Locations()
+  readonly rows: HostRows = new HostRows(this.world.database, this.locations)
+  readonly kept: Rows = new Map()
+  touched = 0
+
+  constructor() {
+    this.world.tenant('acme')
+    this.world.zone('lab')
+    for (const network of ['blue', 'red']) this.world.network(`acme/${network}`, '10.20.0.0/24')
+    this.step(() => undefined)
+  }
+
+  /** Does something, then derives anew what it affected. */
+  step<T>(act: () => T): T {
+    const result = act()
+    for (const change of this.world.changes.splice(0)) this.rows.affectedBy(change, this.#derive)
+    return result
+  }
+
+  locate(endpoint: Endpoint, host: Host | undefined): void {
+    if (host) this.locations.put(endpoint.id, { hostId: host.id, epoch: 1n })
+    else this.locations.delete(endpoint.id)
+    this.rows.affectedByLocation(endpoint.id, this.#derive)
+  }
+
+  fromScratch(): Rows {
+    const rows: Rows = new Map()
+    for (const key of this.rows.allKeys()) {
+      const row = this.rows.row(key)
+      if (row) rows.set(textOf(key), row.row)
+    }
+    return rows
+  }
+
+  readonly #derive = (key: RowKey): void => {
+    this.touched++
+    const row = this.rows.row(key)
+    if (row) this.kept.set(textOf(key), row.row)
+    else this.kept.delete(textOf(key))
+  }
+}
+
+function textOf({ hostId, kind, id }: RowKey): string {
+  return `${hostId}.${kind}.${id}`
+}
+
+const release = (kept: KeptRows, endpoint: Endpoint) => {
+  const { database } = kept.world
+  const request = {
+    idempotencyKey: '',
+    endpointId: endpoint.id,
+    hostId: database.endpoint(endpoint.id)?.hostId ?? 0,
+  }
+  kept.world.run(releaseEndpoint(database, request, kept.world.caller()))
+}
+
+test('rows that are kept by changes equal rows that are derived from scratch, for any history', () => {
+  const step = fc.record({
+    kind: fc.constantFrom(
+      'assign',
+      'assign',
+      'assign',
+      'release',
+      'locate',
+      'locate',
+      'lose',
+      'remove',
+      'address',
+      'trust',
+      'drop-host',
+    ),
+    host: fc.integer({ min: 0, max: 3 }),
+    endpoint: fc.integer({ min: 0, max: 7 }),
+    flag: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const kept = new KeptRows()
+      const { world } = kept
+      const { database } = world
+      const hostName = (index: number) => `host-${index}`
+      const hostAt = (index: number) =>
+        database.host(database.hostNames.get(hostName(index)) ?? 0) ??
+        kept.step(() =>
+          world.host(
+            hostName(index),
+            [`192.0.2.${index + 1}@lab`],
+            index === 3 ? HostKind.HOST_KIND_VXLAN_PEER : HostKind.HOST_KIND_WEFT,
+          ),
+        )
+      const endpointAt = (index: number, peer: string) => {
+        const path = `acme/${index % 2 ? 'blue' : 'red'}/e${index}`
+        const names = database.endpointNames(
+          database.networkNames(1)?.get(index % 2 ? 'blue' : 'red') ?? 0,
+        )
+        return (
+          database.endpoint(names?.get(`e${index}`) ?? 0) ??
+          kept.step(() => world.endpoint(path, peer === '' ? {} : { vxlanPeer: peer }))
+        )
+      }
+      for (const { kind, host: hostIndex, endpoint: endpointIndex, flag } of steps) {
+        const host = hostAt(hostIndex)
+        const isForeign = host.kind === HostKind.HOST_KIND_VXLAN_PEER
+        const endpoint = endpointAt(endpointIndex, isForeign && flag ? host.name : '')
+        const assigned = database.endpoint(endpoint.id)?.hostId ?? 0
+        if (kind === 'assign' && assigned === 0 && !isForeign) {
+          kept.step(() => world.assign(endpoint, host))
+        } else if (kind === 'release') {
+          kept.step(() => release(kept, endpoint))
+        } else if (kind === 'locate') {
+          kept.locate(endpoint, host)
+        } else if (kind === 'lose') {
+          kept.locate(endpoint, undefined)
+        } else if (kind === 'remove') {
+          kept.step(() => {
+            if (database.host(assigned)?.kind === HostKind.HOST_KIND_WEFT) release(kept, endpoint)
+            const name = endpointName(
+              `acme/${endpointIndex % 2 ? 'blue' : 'red'}/e${endpointIndex}`,
+            )
+            world.run(deleteEndpoint(database, { idempotencyKey: '', name }))
+          })
+        } else if (kind === 'address') {
+          kept.step(() => {
+            const addresses = flag
+              ? [{ address: ip(`198.51.100.${hostIndex + 1}`), zone: 'lab' }]
+              : []
+            const request = { idempotencyKey: '', name: host.name, addresses, expectedRevision: 0n }
+            world.run(updateHost(database, request, world.caller()))
+          })
+        } else if (kind === 'trust') {
+          kept.step(() => {
+            const request = { idempotencyKey: '', name: 'lab', trusted: flag, expectedRevision: 0n }
+            world.run(updateZone(database, request, world.caller()))
+          })
+        } else if (kind === 'drop-host' && database.networksOfHost(host.id).size === 0) {
+          kept.step(() => world.run(deleteHost(database, { idempotencyKey: '', name: host.name })))
+        }
+        assert.deepEqual(kept.kept, kept.fromScratch())
+      }
+    }),
+    { numRuns: 150 },
+  )
+})
+
+/** Two hosts in blue and one in red only. */
+function threeHosts() {
+  const kept = new KeptRows()
+  const { world } = kept
+  const host = (name: string, address: string) =>
+    kept.step(() => world.host(name, [`${address}@lab`]))
+  const alpha = host('alpha', '192.0.2.1')
+  const beta = host('beta', '192.0.2.2')
+  const gamma = host('gamma', '192.0.2.3')
+  const assigned = (path: string, at: Host) => {
+    const endpoint = kept.step(() => world.endpoint(path))
+    return kept.step(() => world.assign(endpoint, at))
+  }
+  const web = assigned('acme/blue/web', alpha)
+  const api = assigned('acme/blue/api', beta)
+  const other = assigned('acme/red/other', gamma)
+  return { kept, alpha, beta, gamma, web, api, other }
+}
+
+function keysOf(kept: KeptRows, host: Host): string[] {
+  return [...kept.kept.keys()].filter((key) => key.startsWith(`${host.id}.`)).sort()
+}
+
+test('a host without an endpoint of a network gets nothing of it', () => {
+  const { kept, gamma, other } = threeHosts()
+  const networkId = other.networkId
+  assert.deepEqual(keysOf(kept, gamma), [
+    `${gamma.id}.endpoint.${other.id}`,
+    `${gamma.id}.network.${networkId}`,
+    `${gamma.id}.self.${gamma.id}`,
+  ])
+})
+
+test('an endpoint has a row at another host only once it is located where it is assigned', () => {
+  const { kept, alpha, beta, gamma, api } = threeHosts()
+  const atAlpha = `${alpha.id}.endpoint.${api.id}`
+  assert.equal(kept.kept.has(atAlpha), false)
+  kept.locate(api, gamma)
+  assert.equal(kept.kept.has(atAlpha), false)
+  kept.locate(api, beta)
+  const row = kept.kept.get(atAlpha)
+  assert.equal(row?.$case === 'endpoint' && row.value.locationHostId, beta.id)
+})
+
+test('its own host has the row from the assignment on, without a location', () => {
+  const { kept, beta, api } = threeHosts()
+  const own = () => {
+    const row = kept.kept.get(`${beta.id}.endpoint.${api.id}`)
+    return row?.$case === 'endpoint' ? row.value.locationHostId : undefined
+  }
+  assert.equal(own(), 0)
+  kept.locate(api, beta)
+  assert.equal(own(), beta.id)
+  kept.step(() => release(kept, api))
+  assert.equal(own(), undefined)
+})
+
+test('the last endpoint of a network takes all its rows with it, and the peers', () => {
+  const { kept, alpha, beta, api } = threeHosts()
+  kept.step(() => release(kept, api))
+  assert.deepEqual(keysOf(kept, beta), [`${beta.id}.self.${beta.id}`])
+  assert.equal(kept.kept.has(`${alpha.id}.peer.${beta.id}`), false)
+})
+
+test('an endpoint of a foreign VXLAN peer is located where it is assigned, and the peer gets no rows', () => {
+  const { kept, alpha } = threeHosts()
+  const { world } = kept
+  const peer = kept.step(() => world.host('peer', ['192.0.2.9@lab'], HostKind.HOST_KIND_VXLAN_PEER))
+  const edge = kept.step(() => world.endpoint('acme/blue/edge', { vxlanPeer: 'peer' }))
+  const row = kept.kept.get(`${alpha.id}.endpoint.${edge.id}`)
+  assert.equal(row?.$case === 'endpoint' && row.value.locationHostId, peer.id)
+  assert.equal(kept.kept.get(`${alpha.id}.peer.${peer.id}`)?.$case, 'peer')
+  assert.deepEqual(keysOf(kept, peer), [])
+})
+
+test('a network or tenant that is written again reaches the hosts that have it', () => {
+  const { kept, alpha, web } = threeHosts()
+  const { database } = kept.world
+  const network = database.network(web.networkId)
+  const tenant = database.tenant(network?.tenantId ?? 0)
+  assert(network && tenant)
+  const write = (write: Write) =>
+    kept.step(() => kept.world.run({ write, result: () => undefined }))
+  write({ kind: 'network', id: network.id, record: { ...network, mtuBytes: 1400 } })
+  write({ kind: 'tenant', id: tenant.id, record: { ...tenant, name: 'renamed' } })
+  const row = kept.kept.get(`${alpha.id}.network.${network.id}`)
+  assert(row?.$case === 'network')
+  assert.equal(row.value.network?.mtuBytes, 1400)
+  assert.equal(row.value.tenantName, 'renamed')
+})
+
+test('a change touches only the rows that it concerns', () => {
+  const { kept, alpha } = threeHosts()
+  const { world } = kept
+  for (let count = 0; count < 200; count++) {
+    const endpoint = kept.step(() => world.endpoint(`acme/blue/e${count}`))
+    kept.step(() => world.assign(endpoint, alpha))
+  }
+  kept.touched = 0
+  const one = kept.step(() => world.endpoint('acme/blue/one'))
+  kept.step(() => world.assign(one, alpha))
+  kept.locate(one, alpha)
+  // Two hosts have blue: each is told of the endpoint at its making, its assignment and its location.
+  assert.equal(kept.touched, 6)
+})

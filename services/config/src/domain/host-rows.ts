@@ -1,0 +1,223 @@
+import type { Host } from '@weft/proto/weftline/config/v1/records.ts'
+import { HostKind } from '@weft/proto/weftline/config/v1/records.ts'
+import type { HostRow, PeerAddress } from '@weft/proto/weftline/config/v1/rows.ts'
+import type { Change, Database } from './database.ts'
+import type { Locations } from './locations.ts'
+
+/** In the order in which they are written: what a row refers to is there before it, and `self` says that a host's rows are complete. */
+export const rowKinds = ['network', 'peer', 'endpoint', 'self'] as const
+export type RowKind = (typeof rowKinds)[number]
+
+/** Names one row of one host; `id` is that of the network, peer host, endpoint or the host itself. */
+export interface RowKey {
+  readonly hostId: number
+  readonly kind: RowKind
+  readonly id: number
+}
+
+type Visit = (key: RowKey) => void
+
+/**
+ * What every host has to know, derived from the VN database and the observed locations. A host has a network while an
+ * endpoint of it is assigned to the host, and gets nothing of any other. Two hosts are peers while they have a network in
+ * common. Another host's endpoint has a row once its location is known and agrees with its assignment; an own one has a
+ * row from its assignment on. Hosts that others manage get no rows: nobody there would read them.
+ */
+export class HostRows {
+  readonly #database: Database
+  readonly #locations: Locations
+
+  constructor(database: Database, locations: Locations) {
+    this.#database = database
+    this.#locations = locations
+  }
+
+  /** The row as it has to be now, or undefined if there has to be none. */
+  row(key: RowKey): HostRow | undefined {
+    const host = this.#database.host(key.hostId)
+    const row = host?.kind === HostKind.HOST_KIND_WEFT ? this.#content(host, key) : undefined
+    return (
+      row && {
+        hostId: key.hostId,
+        configRevision: this.#database.revision,
+        locationRevision: this.#locations.revision,
+        row,
+      }
+    )
+  }
+
+  /** Every key that may have a row now, host by host, each in the order of `rowKinds`. */
+  *allKeys(): Generator<RowKey, void, undefined> {
+    for (const hostId of this.#database.hostIds()) {
+      if (this.#database.host(hostId)?.kind !== HostKind.HOST_KIND_WEFT) continue
+      const networks = [...this.#database.networksOfHost(hostId).keys()]
+      for (const id of networks) yield { hostId, kind: 'network', id }
+      const peers = new Set(
+        networks.flatMap((network) => [...this.#database.hostsOfNetwork(network).keys()]),
+      )
+      for (const id of peers) yield { hostId, kind: 'peer', id }
+      for (const network of networks) {
+        for (const id of this.#database.endpointNames(network)?.ids() ?? []) {
+          yield { hostId, kind: 'endpoint', id }
+        }
+      }
+      yield { hostId, kind: 'self', id: hostId }
+    }
+  }
+
+  /** Visits the keys of all rows that a change, which has been applied, may have made, altered or ended. */
+  affectedBy(change: Change, visit: Visit): void {
+    switch (change.kind) {
+      case 'tenant':
+        for (const id of this.#database.networkNames(change.id)?.ids() ?? []) {
+          this.#networkRows(id, visit)
+        }
+        return
+      case 'zone':
+        for (const id of this.#database.hostsOfZone(change.id)) this.#hostRows(id, visit)
+        return
+      case 'host':
+        this.#hostRows(change.id, visit)
+        return
+      case 'network':
+        this.#networkRows(change.id, visit)
+        return
+      case 'endpoint': {
+        const { id, before, after } = change
+        const networkId = after?.networkId ?? before?.networkId ?? 0
+        this.#endpointRows(networkId, id, visit)
+        const from = before?.hostId ?? 0
+        const to = after?.hostId ?? 0
+        if (from === to) return
+        const hosts = this.#database.hostsOfNetwork(networkId)
+        if (from !== 0 && !hosts.has(from)) this.#membershipRows(from, networkId, visit)
+        if (to !== 0 && hosts.get(to) === 1) this.#membershipRows(to, networkId, visit)
+        if (from !== 0) visit({ hostId: from, kind: 'endpoint', id })
+      }
+    }
+  }
+
+  /** The same for a change of an endpoint's observed location. */
+  affectedByLocation(endpointId: number, visit: Visit): void {
+    const endpoint = this.#database.endpoint(endpointId)
+    if (endpoint) this.#endpointRows(endpoint.networkId, endpointId, visit)
+  }
+
+  #content(host: Host, { kind, id }: RowKey): HostRow['row'] | undefined {
+    const database = this.#database
+    switch (kind) {
+      case 'self':
+        return {
+          $case: 'self',
+          value: { name: host.name, addresses: this.#peerAddresses(host) },
+        }
+      case 'network': {
+        const network = database.network(id)
+        if (!network || !database.networksOfHost(host.id).has(id)) return undefined
+        const tenantName = database.tenant(network.tenantId)?.name ?? ''
+        return { $case: 'network', value: { network, tenantName } }
+      }
+      case 'endpoint': {
+        const endpoint = database.endpoint(id)
+        if (!endpoint || !database.networksOfHost(host.id).has(endpoint.networkId)) {
+          return undefined
+        }
+        const location = this.#location(id, endpoint.hostId)
+        if (!location && endpoint.hostId !== host.id) return undefined
+        return {
+          $case: 'endpoint',
+          value: {
+            endpointId: id,
+            networkId: endpoint.networkId,
+            name: endpoint.name,
+            mac: endpoint.mac,
+            addresses: endpoint.addresses,
+            allowedPrefixes: endpoint.allowedPrefixes,
+            locationHostId: location?.hostId ?? 0,
+            epoch: location?.epoch ?? 0n,
+          },
+        }
+      }
+      case 'peer': {
+        const peer = database.host(id)
+        if (!peer || id === host.id || !this.#shareNetwork(host.id, id)) return undefined
+        return {
+          $case: 'peer',
+          value: {
+            hostId: id,
+            name: peer.name,
+            kind: peer.kind,
+            addresses: this.#peerAddresses(peer),
+            identityKey: peer.identityKey,
+            tunnelKey: peer.tunnelKey,
+            capabilities: peer.capabilities,
+            wireVersions: peer.wireVersions,
+          },
+        }
+      }
+    }
+  }
+
+  /** Where the endpoint counts as being: where it was observed, if that is where it is assigned. */
+  #location(
+    endpointId: number,
+    assignedHostId: number,
+  ): { readonly hostId: number; readonly epoch: bigint } | undefined {
+    if (assignedHostId === 0) return undefined
+    // Nobody reports for a foreign host: what is assigned to it is there.
+    if (this.#database.host(assignedHostId)?.kind === HostKind.HOST_KIND_VXLAN_PEER) {
+      return { hostId: assignedHostId, epoch: 0n }
+    }
+    const observed = this.#locations.get(endpointId)
+    return observed?.hostId === assignedHostId ? observed : undefined
+  }
+
+  #shareNetwork(one: number, other: number): boolean {
+    const networks = this.#database.networksOfHost(one)
+    const others = this.#database.networksOfHost(other)
+    const [few, many] = networks.size < others.size ? [networks, others] : [others, networks]
+    for (const id of few.keys()) if (many.has(id)) return true
+    return false
+  }
+
+  #peerAddresses(host: Host): PeerAddress[] {
+    return host.underlayAddresses.map(({ address, zoneId }) => {
+      const zone = this.#database.zone(zoneId)
+      return { address, zoneId, zoneName: zone?.name ?? '', trusted: zone?.trusted ?? false }
+    })
+  }
+
+  #networkRows(networkId: number, visit: Visit): void {
+    for (const hostId of this.#database.hostsOfNetwork(networkId).keys()) {
+      visit({ hostId, kind: 'network', id: networkId })
+    }
+  }
+
+  #endpointRows(networkId: number, endpointId: number, visit: Visit): void {
+    for (const hostId of this.#database.hostsOfNetwork(networkId).keys()) {
+      visit({ hostId, kind: 'endpoint', id: endpointId })
+    }
+  }
+
+  /** The host's own row, and its row at every peer. */
+  #hostRows(id: number, visit: Visit): void {
+    visit({ hostId: id, kind: 'self', id })
+    for (const networkId of this.#database.networksOfHost(id).keys()) {
+      for (const hostId of this.#database.hostsOfNetwork(networkId).keys()) {
+        visit({ hostId, kind: 'peer', id })
+      }
+    }
+  }
+
+  /** All that a host has of a network because it has that network. */
+  #membershipRows(hostId: number, networkId: number, visit: Visit): void {
+    visit({ hostId, kind: 'network', id: networkId })
+    for (const other of this.#database.hostsOfNetwork(networkId).keys()) {
+      visit({ hostId, kind: 'peer', id: other })
+      visit({ hostId: other, kind: 'peer', id: hostId })
+    }
+    for (const id of this.#database.endpointNames(networkId)?.ids() ?? []) {
+      visit({ hostId, kind: 'endpoint', id })
+    }
+  }
+}
