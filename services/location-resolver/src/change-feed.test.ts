@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { OverloadedError } from '@weft/errors'
+import { ChangeFeed } from './change-feed.ts'
+
+const blue = 1
+const red = 2
+
+test('a slow watcher takes every endpoint once, however often it was touched', async () => {
+  const feed = new ChangeFeed()
+  const watcher = feed.watch(0, new AbortController().signal)
+
+  for (const endpointId of [11, 12, 11, 11]) feed.touch(endpointId, blue)
+
+  assert.deepEqual(await watcher.take(), new Set([11, 12]))
+})
+
+test('a watcher of one network hears nothing of another', async () => {
+  const feed = new ChangeFeed()
+  const watcher = feed.watch(blue, new AbortController().signal)
+
+  feed.touch(21, red)
+  feed.touch(11, blue)
+
+  assert.deepEqual(await watcher.take(), new Set([11]))
+})
+
+test('a watcher that waits is woken by a touch', async () => {
+  const feed = new ChangeFeed()
+  const taken = feed.watch(0, new AbortController().signal).take()
+
+  feed.touch(11, blue)
+
+  assert.deepEqual(await taken, new Set([11]))
+})
+
+test('an aborted watcher takes nothing more and makes room for another', async () => {
+  const feed = new ChangeFeed()
+  const stop = new AbortController()
+  const watchers = Array.from({ length: 1024 }, () => feed.watch(0, stop.signal))
+  assert.throws(() => feed.watch(0, stop.signal), OverloadedError)
+  const taken = watchers[0]?.take()
+
+  stop.abort()
+
+  assert.equal(await taken, undefined)
+  feed.watch(0, new AbortController().signal)
+})

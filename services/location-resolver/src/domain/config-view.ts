@@ -1,0 +1,111 @@
+import type { IpAddress, LinkEncryption, UnderlayAddress } from '@weft/net'
+
+/** What the resolver needs to know of the VN database, record by record. */
+export interface Zone {
+  readonly id: number
+  readonly name: string
+  readonly trusted: boolean
+}
+
+export interface Host {
+  readonly id: number
+  readonly name: string
+  /** A machine with a plain VXLAN device: nobody reports for it. */
+  readonly isForeign: boolean
+  readonly addresses: readonly { readonly address: IpAddress; readonly zoneId: number }[]
+}
+
+export interface Network {
+  readonly id: number
+  readonly name: string
+  readonly vni: number
+  readonly mtuBytes: number
+  readonly encryption: LinkEncryption
+}
+
+export interface Endpoint {
+  readonly id: number
+  readonly name: string
+  readonly networkId: number
+  /** The host to which it is assigned, 0 for none. */
+  readonly hostId: number
+  /** 6 bytes. */
+  readonly mac: Buffer
+  /** 4 or 16 bytes each. */
+  readonly addresses: Buffer[]
+}
+
+export type ConfigItem =
+  | { readonly kind: 'zone'; readonly value: Zone }
+  | { readonly kind: 'host'; readonly value: Host }
+  | { readonly kind: 'network'; readonly value: Network }
+  | { readonly kind: 'endpoint'; readonly value: Endpoint }
+
+export const itemKinds: readonly ConfigItem['kind'][] = ['zone', 'host', 'network', 'endpoint']
+
+/** This replica's copy of the VN database, caught up to `revision`. */
+export class ConfigView {
+  readonly zones: Map<number, Zone> = new Map<number, Zone>()
+  readonly hosts: Map<number, Host> = new Map<number, Host>()
+  readonly networks: Map<number, Network> = new Map<number, Network>()
+  readonly endpoints: Map<number, Endpoint> = new Map<number, Endpoint>()
+  /** 0 until anything was read. */
+  revision = 0n
+  readonly #underlays = new Map<number, readonly UnderlayAddress[]>()
+
+  put(item: ConfigItem): void {
+    switch (item.kind) {
+      case 'zone':
+        this.zones.set(item.value.id, item.value)
+        this.#underlays.clear()
+        break
+      case 'host':
+        this.hosts.set(item.value.id, item.value)
+        this.#underlays.delete(item.value.id)
+        break
+      case 'network':
+        this.networks.set(item.value.id, item.value)
+        break
+      case 'endpoint':
+        this.endpoints.set(item.value.id, item.value)
+        break
+    }
+  }
+
+  delete(kind: ConfigItem['kind'], id: number): void {
+    switch (kind) {
+      case 'zone':
+        this.zones.delete(id)
+        this.#underlays.clear()
+        break
+      case 'host':
+        this.hosts.delete(id)
+        this.#underlays.delete(id)
+        break
+      case 'network':
+        this.networks.delete(id)
+        break
+      case 'endpoint':
+        this.endpoints.delete(id)
+        break
+    }
+  }
+
+  /** An id is the revision at which its record was created: one that this copy has passed and does not hold is gone. */
+  isDeletedEndpoint(endpointId: number): boolean {
+    return BigInt(endpointId) <= this.revision && !this.endpoints.has(endpointId)
+  }
+
+  /** A host's addresses with what their zones promise. An address in a zone that is not known is not trusted. */
+  underlayOf(host: Host): readonly UnderlayAddress[] {
+    const known = this.#underlays.get(host.id)
+    if (known !== undefined) return known
+    const underlay = host.addresses.map(({ address, zoneId }) => ({
+      address,
+      zoneId,
+      trusted: this.zones.get(zoneId)?.trusted ?? false,
+    }))
+    this.#underlays.set(host.id, underlay)
+    return underlay
+  }
+}

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type Bus, connectBus } from '@weft/bus'
+import { UnavailableError, WeftError } from '@weft/errors'
+import type { Endpoint } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  LocateRequest,
+  ResolveRequest,
+  type ResolveResponse,
+} from '@weft/proto/weftline/location/v1/location.ts'
+import { createLogger } from '@weft/telemetry'
+import { eventually, startNats, type TestNats } from '@weft/testing'
+import { ConfigRecords, type LocationClient, locationOf, report, startReplica } from './site.ts'
+
+test('three replicas share the reports, and each answers from all of them', async () => {
+  await using nats = await startNats()
+  await using bus = await connectTo(nats)
+  const config = await ConfigRecords.open(bus)
+  const { alpha, beta, blue } = await config.site()
+  await using one = await startReplicaOn(nats)
+  await using two = await startReplicaOn(nats)
+  await using three = await startReplicaOn(nats)
+  const endpoints: Endpoint[] = []
+  for (let count = 0; count < 60; count++) {
+    endpoints.push(await config.endpoint(blue, count % 2 ? alpha : beta, `web-${count}`))
+  }
+
+  const replies = await Promise.all(endpoints.map((endpoint) => report(bus, endpoint)))
+
+  const newest = replies
+    .map((reply) => locationOf(reply).revision)
+    .reduce((a, b) => (a > b ? a : b))
+  for (const { client } of [one, two, three]) {
+    const { resolutions } = await resolveAll(client, endpoints, newest)
+    assert.deepEqual(
+      resolutions.map(({ outcome }) => outcome?.$case),
+      endpoints.map(() => 'connection'),
+    )
+  }
+})
+
+test('while NATS is down answers go on, reports fail, and after its crash both work as before', async () => {
+  await using nats = await startNats()
+  await using bus = await connectTo(nats)
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  await using replica = await startReplicaOn(nats)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const db = await config.endpoint(blue, alpha, 'db')
+  await report(bus, web)
+  const { revision } = locationOf(await report(bus, db))
+  const before = await resolveAll(replica.client, [web, db], revision)
+
+  await nats.kill()
+  await eventually(() => bus.state === 'disconnected')
+  const meanwhile = await resolveAll(replica.client, [web, db], 0n)
+  assert.deepEqual(meanwhile, before)
+  assert(before.resolutions.every(({ outcome }) => outcome?.$case === 'connection'))
+  await assert.rejects(report(bus, web, { sequence: 2n }), UnavailableError)
+
+  await nats.start()
+  const reply = await eventually(() => tryReport(bus, web, 2n))
+  const after = locationOf(reply)
+  assert.equal(after.epoch, 1n)
+  assert.equal(after.reportSequence, 2n)
+  const api = await config.endpoint(blue, alpha, 'api')
+  await report(bus, api)
+  const { locations } = await replica.client.locate(LocateRequest.create())
+  assert.deepEqual(
+    locations.map(({ endpointId }) => endpointId),
+    [web.id, db.id, api.id],
+  )
+})
+
+test('a replica that starts later knows what was reported before, after a crash of NATS too', async () => {
+  await using nats = await startNats()
+  let web: Endpoint
+  {
+    await using bus = await connectTo(nats)
+    const config = await ConfigRecords.open(bus)
+    const { alpha, blue } = await config.site()
+    await using _replica = await startReplicaOn(nats)
+    web = await config.endpoint(blue, alpha)
+    await report(bus, web, { sequence: 5n })
+  }
+  await nats.kill()
+  await nats.start()
+
+  await using replica = await startReplicaOn(nats)
+
+  const { locations } = await replica.client.locate(LocateRequest.create())
+  assert.equal(locations[0]?.endpointId, web.id)
+  assert.equal(locations[0].reportSequence, 5n)
+  assert.equal(locations[0].epoch, 1n)
+})
+
+function connectTo(nats: TestNats, name = 'test'): Promise<Bus> {
+  const log = createLogger({ service: name, level: 'silent' })
+  return connectBus({ servers: [nats.url], name, log })
+}
+
+/** A replica with a connection of its own. */
+async function startReplicaOn(
+  nats: TestNats,
+): Promise<AsyncDisposable & { readonly client: LocationClient }> {
+  await using opened = new AsyncDisposableStack()
+  const bus = opened.use(await connectTo(nats, 'location-resolver'))
+  const { client } = opened.use(await startReplica(bus))
+  const running = opened.move()
+  return { client, [Symbol.asyncDispose]: () => running.disposeAsync() }
+}
+
+/** Resolves each endpoint from the first; the answer is at least as new as the revision. */
+function resolveAll(
+  client: LocationClient,
+  endpoints: readonly Endpoint[],
+  locationRevisionMin: bigint,
+): Promise<ResolveResponse> {
+  const queries = endpoints.map(({ id }) => ({
+    sourceEndpointId: endpoints[0]?.id ?? 0,
+    targetEndpointId: id,
+  }))
+  return client.resolve(ResolveRequest.create({ queries, locationRevisionMin }))
+}
+
+/** Undefined while nobody can take the report. */
+async function tryReport(bus: Bus, endpoint: Endpoint, sequence: bigint) {
+  try {
+    const reply = await report(bus, endpoint, { sequence })
+    return reply.outcome?.$case === 'error' ? undefined : reply
+  } catch (error) {
+    if (error instanceof WeftError) return undefined
+    throw error
+  }
+}

@@ -1,0 +1,47 @@
+import { randomUUID } from 'node:crypto'
+import { type Bus, connectBus } from '@weft/bus'
+import { RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.ts'
+import { implement, serve } from '@weft/rpc'
+import type { RunningService, ServiceContext } from '@weft/service'
+import type { Config } from './config.ts'
+import { RuleTable } from './domain/rule-table.ts'
+import { Events } from './events.ts'
+import { routingHandlers } from './rpc.ts'
+import { followRules, type Rules } from './subscriptions.ts'
+
+export async function start(config: Config, context: ServiceContext): Promise<RunningService> {
+  await using opened = new AsyncDisposableStack()
+  const { log, signal } = context
+  const replicaId = config.replicaId ?? `${context.name}-${randomUUID()}`
+  const bus = opened.use(
+    await connectBus({ servers: config.natsUrls, name: replicaId, log, signal }),
+  )
+  const { addresses } = opened.use(await startOn(bus, replicaId, config, context))
+  const running = opened.move()
+  return { addresses, [Symbol.asyncDispose]: () => running.disposeAsync() }
+}
+
+/** Starts on a bus that is there. */
+export async function startOn(
+  bus: Bus,
+  replicaId: string,
+  config: Config,
+  { log }: ServiceContext,
+): Promise<RunningService> {
+  await using opened = new AsyncDisposableStack()
+  const events = new Events(log)
+  const rules: Rules = { table: new RuleTable(), revision: 0n }
+  opened.use(await followRules(bus, replicaId, rules, events))
+  opened.defer(events.observeSize(() => rules.table.size))
+  const server = opened.use(
+    await serve({
+      listen: config.listen,
+      services: [
+        implement(RoutingServiceService, routingHandlers(rules, config.horizonMs, events)),
+      ],
+      log,
+    }),
+  )
+  const running = opened.move()
+  return { addresses: server.addresses, [Symbol.asyncDispose]: () => running.disposeAsync() }
+}
