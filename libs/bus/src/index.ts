@@ -1,0 +1,5 @@
+export * from './bus.ts'
+export { type ConnectOptions, connectBus, WATCH_HEARTBEAT_MS } from './connect.ts'
+export { type BucketCopy, follow } from './follow.ts'
+export { type MemoryBus, memoryBus } from './memory.ts'
+export * from './subjects.ts'

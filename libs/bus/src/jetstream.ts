@@ -1,0 +1,209 @@
+import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
+import type { BucketShape } from './bus.ts'
+
+/*
+ * The few calls of the JetStream API that buckets need (nats-server's server/jetstream_api.go), with its field names. A
+ * bucket is a stream of the layout that NATS calls KV, so that its own tools read it: stream KV_<bucket>, subjects
+ * $KV.<bucket>.<key>, one message a key, deletions as messages with a header.
+ */
+
+/** An answer of JetStream that says no. */
+export class JetStreamError extends Error {
+  readonly code: number
+  constructor(code: number, description: string) {
+    super(description)
+    this.code = code
+  }
+}
+
+/** `err_code`s that callers act on. */
+export const JetStreamCode = {
+  StreamNotFound: 10059,
+  NoMessageFound: 10037,
+  WrongLastSequence: 10071,
+  /** The same, said by newer servers. */
+  WrongLastSequenceConstant: 10164,
+  MaximumBytes: 10077,
+} as const
+
+export interface StreamInfo {
+  readonly created: string
+  readonly state: { readonly last_seq: number }
+}
+
+export interface ConsumerInfo {
+  readonly num_pending: number
+  readonly delivered: { readonly consumer_seq: number }
+}
+
+export interface StoredMessage {
+  readonly subject: string
+  readonly seq: number
+  /** Base64. */
+  readonly hdrs?: string
+  /** Base64. */
+  readonly data?: string
+}
+
+export interface PubAck {
+  readonly seq: number
+  readonly duplicate?: boolean
+}
+
+/** What a deliver subject is told where to begin. */
+export type Start = 'last_per_subject' | { readonly sequence: bigint }
+
+const NANOSECONDS_PER_MS = 1e6
+
+/** A consumer whose subscriber is gone is removed by the server after this time. */
+const CONSUMER_INACTIVE_MS = 30_000
+
+export class JetStream {
+  readonly #connection: NatsConnection
+  readonly #timeoutMs: number
+
+  constructor(connection: NatsConnection, timeoutMs: number) {
+    this.#connection = connection
+    this.#timeoutMs = timeoutMs
+  }
+
+  streamInfo(stream: string): Promise<StreamInfo> {
+    return this.#call(`STREAM.INFO.${stream}`, {})
+  }
+
+  /** Makes the stream of a bucket; one that is there with the same configuration is left as it is. */
+  createStream(shape: BucketShape, replicas: number): Promise<StreamInfo> {
+    return this.#call(`STREAM.CREATE.${streamName(shape.name)}`, {
+      name: streamName(shape.name),
+      description: shape.description,
+      subjects: [keySubject(shape.name, '>')],
+      storage: shape.storage,
+      retention: 'limits',
+      discard: 'new',
+      max_msgs_per_subject: 1,
+      max_bytes: shape.sizeMaxBytes,
+      // The limit counts headers and subject as well.
+      max_msg_size: shape.valueMaxBytes + 1024,
+      num_replicas: replicas,
+      duplicate_window: shape.duplicateWindowMs * NANOSECONDS_PER_MS,
+      allow_rollup_hdrs: true,
+      allow_direct: false,
+      deny_delete: true,
+      allow_msg_ttl: true,
+    })
+  }
+
+  /** Makes a consumer that pushes to `deliverSubject` until nobody listens there. */
+  createConsumer(options: {
+    readonly stream: string
+    readonly name: string
+    readonly filter: string
+    readonly deliverSubject: string
+    readonly start: Start
+    readonly heartbeatMs: number
+  }): Promise<ConsumerInfo> {
+    const { stream, name, filter, start } = options
+    return this.#call(`CONSUMER.CREATE.${stream}.${name}.${filter}`, {
+      stream_name: stream,
+      config: {
+        name,
+        filter_subject: filter,
+        deliver_subject: options.deliverSubject,
+        ...(start === 'last_per_subject'
+          ? { deliver_policy: start }
+          : { deliver_policy: 'by_start_sequence', opt_start_seq: Number(start.sequence) }),
+        ack_policy: 'none',
+        max_deliver: 1,
+        replay_policy: 'instant',
+        flow_control: true,
+        idle_heartbeat: options.heartbeatMs * NANOSECONDS_PER_MS,
+        inactive_threshold: CONSUMER_INACTIVE_MS * NANOSECONDS_PER_MS,
+        mem_storage: true,
+        num_replicas: 1,
+      },
+    })
+  }
+
+  /** The last message of a subject, from the leader. */
+  async lastMessage(stream: string, subject: string): Promise<StoredMessage | undefined> {
+    try {
+      const { message } = await this.#call<{ message: StoredMessage }>(`STREAM.MSG.GET.${stream}`, {
+        last_by_subj: subject,
+      })
+      return message
+    } catch (error) {
+      if (error instanceof JetStreamError && error.code === JetStreamCode.NoMessageFound) {
+        return undefined
+      }
+      throw error
+    }
+  }
+
+  async publish(subject: string, payload: Uint8Array, headers: MsgHdrs): Promise<PubAck> {
+    const reply = await this.#connection.request(subject, payload, {
+      headers,
+      timeout: this.#timeoutMs,
+    })
+    return parseAnswer(reply.json())
+  }
+
+  async #call<T>(operation: string, request: object): Promise<T> {
+    const payload = JSON.stringify(request)
+    const reply = await this.#connection.request(`$JS.API.${operation}`, payload, {
+      timeout: this.#timeoutMs,
+    })
+    return parseAnswer(reply.json())
+  }
+}
+
+export function streamName(bucket: string): string {
+  return `KV_${bucket}`
+}
+
+export function keySubject(bucket: string, key: string): string {
+  return `$KV.${bucket}.${key}`
+}
+
+/** True for messages that say that a key is gone. */
+export function isDeletion(message: { readonly headers?: MsgHdrs | undefined }): boolean {
+  return message.headers?.has('KV-Operation') ?? false
+}
+
+/** The same for a stored message, whose headers come as text. */
+export function isStoredDeletion({ hdrs }: StoredMessage): boolean {
+  return hdrs !== undefined && /^KV-Operation:/m.test(Buffer.from(hdrs, 'base64').toString())
+}
+
+export function writeHeaders(values: { readonly [name: string]: string | undefined }): MsgHdrs {
+  const written = headers()
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined) written.set(name, value)
+  }
+  return written
+}
+
+/** The place of a pushed message: in its stream, among the consumer's deliveries, and how many are to come. */
+export interface DeliveryPlace {
+  readonly streamSequence: bigint
+  readonly consumerSequence: number
+  readonly pending: number
+}
+
+/** Reads it from the reply subject: `$JS.ACK.[domain.account.]stream.consumer.deliveries.stream-seq.consumer-seq.time.pending[.token]`. */
+export function deliveryPlace(reply: string): DeliveryPlace {
+  const tokens = reply.split('.')
+  const at = tokens.length > 9 ? 7 : 5
+  return {
+    streamSequence: BigInt(tokens[at] ?? 0),
+    consumerSequence: Number(tokens[at + 1]),
+    pending: Number(tokens[at + 3]),
+  }
+}
+
+function parseAnswer<T>(
+  answer: T & { readonly error?: { err_code?: number; description: string } },
+): T {
+  const { error } = answer
+  if (error) throw new JetStreamError(error.err_code ?? 0, error.description)
+  return answer
+}

@@ -1,0 +1,6 @@
+export * from './codes.ts'
+export * from './input.ts'
+export * from './operation.ts'
+export * from './state.ts'
+export * from './weft-error.ts'
+export * from './wire.ts'

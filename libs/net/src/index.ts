@@ -1,0 +1,5 @@
+export * from './carrier.ts'
+export * from './ip.ts'
+export * from './limits.ts'
+export * from './mac.ts'
+export * from './prefix.ts'

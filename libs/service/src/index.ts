@@ -1,0 +1,1 @@
+export { type RunningService, run, type ServiceContext, type ServiceDefinition } from './run.ts'
