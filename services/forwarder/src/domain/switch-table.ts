@@ -1,0 +1,317 @@
+import { type CarrierChoice, carrierBetween, gatewayAddress, type IpAddress } from '@weft/net'
+import type { HostRows, RowsTouched } from './host-rows.ts'
+import type { Ports } from './ports.ts'
+import type { Endpoint, Network, Peer, Revisions } from './rows.ts'
+
+/** A network as the data plane has it. */
+export interface NetworkEntry {
+  readonly id: number
+  readonly vni: number
+  readonly mtuBytes: number
+  readonly gatewayV4: IpAddress | undefined
+  readonly gatewayV6: IpAddress | undefined
+}
+
+/** Another host as the data plane has it. */
+export interface PeerEntry {
+  readonly hostId: number
+  readonly carrier: 'vxlan' | 'sealed'
+  readonly local: IpAddress
+  readonly remote: IpAddress
+  readonly isForeign: boolean
+  /** The networks that both hosts have and whose frames may take this carrier, in ascending order. */
+  readonly networkIds: readonly number[]
+}
+
+export type TableChange =
+  | { readonly kind: 'put-network'; readonly value: NetworkEntry }
+  | { readonly kind: 'put-peer'; readonly value: PeerEntry }
+  | { readonly kind: 'put-endpoint'; readonly value: Endpoint }
+  | { readonly kind: 'delete-endpoint'; readonly id: number }
+  | { readonly kind: 'delete-peer'; readonly id: number }
+  | { readonly kind: 'delete-network'; readonly id: number }
+
+/** How a pair of endpoints is joined, as far as this host's own rows say. */
+export type Join =
+  | {
+      readonly kind: 'joined'
+      readonly mechanism: 'same-host' | 'direct'
+      readonly carrier: 'none' | 'vxlan' | 'sealed'
+      readonly targetHostId: number
+      readonly targetEpoch: bigint
+    }
+  | {
+      readonly kind: 'refused'
+      readonly reason: 'no-common-trusted-zone' | 'encryption-unavailable'
+      readonly network: Network
+      readonly target: Peer
+    }
+  /** The rows do not tell (yet). */
+  | { readonly kind: 'unknown' }
+
+/**
+ * What the data plane of this host should hold: the controller's rows, with what is attached here laid over them. Rows
+ * are late when an endpoint has just come or gone here, and the host itself knows best.
+ *
+ * It notes what differs from what was taken by `takeChanges`, so that the cost of a change is the change's size.
+ */
+export class SwitchTable {
+  readonly hostId: number
+  readonly #rows: HostRows
+  readonly #ports: Ports
+  readonly #dirty = {
+    networks: new Set<number>(),
+    endpoints: new Set<number>(),
+    peers: new Set<number>(),
+  }
+  readonly #taken = {
+    networks: new Set<number>(),
+    endpoints: new Set<number>(),
+    peers: new Set<number>(),
+  }
+  /** By host, by network: the ids of the endpoints that are there. */
+  readonly #members: Map<number, Map<number, Set<number>>> = new Map()
+  /** Where the members index has each endpoint. */
+  readonly #indexed: Map<number, { hostId: number; networkId: number }> = new Map()
+
+  constructor(hostId: number, rows: HostRows, ports: Ports) {
+    this.hostId = hostId
+    this.#rows = rows
+    this.#ports = ports
+    this.#touchAll()
+  }
+
+  get hostName(): string {
+    return this.#rows.self?.name ?? `${this.hostId}`
+  }
+
+  /** Name of a host, or its id where no row names it; empty for none. */
+  hostNameOf(hostId: number): string {
+    if (hostId === this.hostId) return this.hostName
+    return this.peer(hostId)?.name ?? (hostId === 0 ? '' : `${hostId}`)
+  }
+
+  get hasChanges(): boolean {
+    return this.#dirty.networks.size + this.#dirty.endpoints.size + this.#dirty.peers.size > 0
+  }
+
+  get sizes(): { networks: number; endpoints: number; peers: number } {
+    return {
+      networks: this.#taken.networks.size,
+      endpoints: this.#taken.endpoints.size,
+      peers: this.#taken.peers.size,
+    }
+  }
+
+  network(id: number): Network | undefined {
+    const row = this.#rows.networks.get(id)
+    if (row) return row.value
+    for (const port of this.#ports) if (port.network.id === id) return port.network
+    return undefined
+  }
+
+  /** The endpoint where it is now; undefined for one that is nowhere yet, or that the rows have here and nothing attached. */
+  endpoint(id: number): Endpoint | undefined {
+    const row = this.#rows.endpoints.get(id)?.value
+    const port = this.#ports.get(id)
+    if (port) {
+      return row ? { ...row, hostId: this.hostId } : { ...port.endpoint, hostId: this.hostId }
+    }
+    return row?.hostId === this.hostId || row?.hostId === 0 ? undefined : row
+  }
+
+  /** The newest states from which the rows of these endpoints were derived. */
+  endpointRevisions(ids: readonly number[]): Revisions {
+    let config = 0n
+    let location = 0n
+    for (const id of ids) {
+      const revisions = this.#rows.endpoints.get(id)?.revisions
+      if (!revisions) continue
+      if (revisions.config > config) config = revisions.config
+      if (revisions.location > location) location = revisions.location
+    }
+    return { config, location }
+  }
+
+  peer(hostId: number): Peer | undefined {
+    return this.#rows.peers.get(hostId)?.value
+  }
+
+  /** Notes that a row or a port changed. */
+  touch({ kind, id }: RowsTouched): void {
+    switch (kind) {
+      case 'network':
+        this.#dirty.networks.add(id)
+        // What a network demands of its links decides which peers its frames may go to.
+        for (const [hostId, networks] of this.#members) {
+          if (networks.has(id)) this.#dirty.peers.add(hostId)
+        }
+        return
+      case 'endpoint':
+        this.#dirty.endpoints.add(id)
+        this.#reindex(id)
+        return
+      case 'peer':
+        this.#dirty.peers.add(id)
+        return
+      case 'self':
+        for (const hostId of this.#rows.peers.keys()) this.#dirty.peers.add(hostId)
+        return
+    }
+  }
+
+  /** The port of an endpoint was added or removed. */
+  touchPort(endpointId: number, networkId: number): void {
+    this.touch({ kind: 'network', id: networkId })
+    this.touch({ kind: 'endpoint', id: endpointId })
+  }
+
+  /** The data plane lost what it had, or nobody knows what it has: the next changes are the whole table. */
+  forgetTaken(): void {
+    for (const ids of Object.values(this.#taken)) ids.clear()
+    for (const ids of Object.values(this.#dirty)) ids.clear()
+    this.#touchAll()
+  }
+
+  /** The changes since the last call: what is leant on first, so that no prefix of them names what is not there. */
+  takeChanges(): TableChange[] {
+    const puts: TableChange[] = []
+    const deletes: TableChange[] = []
+    for (const id of this.#dirty.networks) {
+      const network = this.network(id)
+      if (network) puts.push({ kind: 'put-network', value: networkEntry(network) })
+      else if (this.#taken.networks.has(id)) deletes.push({ kind: 'delete-network', id })
+      note(this.#taken.networks, id, network)
+    }
+    for (const id of this.#dirty.peers) {
+      const peer = this.#peerEntry(id)
+      if (peer) puts.push({ kind: 'put-peer', value: peer })
+      else if (this.#taken.peers.has(id)) deletes.unshift({ kind: 'delete-peer', id })
+      note(this.#taken.peers, id, peer)
+    }
+    for (const id of this.#dirty.endpoints) {
+      const endpoint = this.endpoint(id)
+      if (endpoint) puts.push({ kind: 'put-endpoint', value: endpoint })
+      else if (this.#taken.endpoints.has(id)) deletes.unshift({ kind: 'delete-endpoint', id })
+      note(this.#taken.endpoints, id, endpoint)
+    }
+    for (const ids of Object.values(this.#dirty)) ids.clear()
+    return [...puts, ...deletes]
+  }
+
+  /** How a packet of an endpoint that is attached here reaches another one, by this host's own rows. */
+  join(sourceId: number, targetId: number): Join {
+    const target = this.endpoint(targetId)
+    const source = this.endpoint(sourceId)
+    if (!target || source?.hostId !== this.hostId || source.networkId !== target.networkId)
+      return { kind: 'unknown' }
+    if (target.hostId === this.hostId) {
+      return {
+        kind: 'joined',
+        mechanism: 'same-host',
+        carrier: 'none',
+        targetHostId: this.hostId,
+        targetEpoch: target.epoch,
+      }
+    }
+    const network = this.network(target.networkId)
+    const peer = this.peer(target.hostId)
+    if (!network || !peer || !this.#rows.self) return { kind: 'unknown' }
+    const choice = this.#choose(network, peer)
+    if (choice.carrier === 'refused') {
+      const reason =
+        choice.reason === 'encryption-required'
+          ? 'encryption-unavailable'
+          : 'no-common-trusted-zone'
+      return { kind: 'refused', reason, network, target: peer }
+    }
+    return {
+      kind: 'joined',
+      mechanism: 'direct',
+      carrier: choice.carrier,
+      targetHostId: target.hostId,
+      targetEpoch: target.epoch,
+    }
+  }
+
+  #choose(network: Network, peer: Peer): CarrierChoice {
+    return carrierBetween(this.#rows.self?.addresses ?? [], peer.addresses, network.encryption)
+  }
+
+  #peerEntry(hostId: number): PeerEntry | undefined {
+    const peer = this.peer(hostId)
+    if (!peer) return undefined
+    let entry: Omit<PeerEntry, 'networkIds'> | undefined
+    const networkIds: number[] = []
+    for (const networkId of this.#members.get(hostId)?.keys() ?? []) {
+      const network = this.network(networkId)
+      if (!network) continue
+      const choice = this.#choose(network, peer)
+      if (choice.carrier === 'refused') continue
+      entry = {
+        hostId,
+        carrier: choice.carrier,
+        local: choice.local,
+        remote: choice.remote,
+        isForeign: peer.isForeign,
+      }
+      networkIds.push(networkId)
+    }
+    return entry && { ...entry, networkIds: networkIds.sort((a, b) => a - b) }
+  }
+
+  #touchAll(): void {
+    for (const id of this.#rows.networks.keys()) this.#dirty.networks.add(id)
+    for (const id of this.#rows.peers.keys()) this.#dirty.peers.add(id)
+    for (const id of this.#rows.endpoints.keys()) this.touch({ kind: 'endpoint', id })
+    for (const { endpoint, network } of this.#ports) this.touchPort(endpoint.id, network.id)
+  }
+
+  #reindex(id: number): void {
+    const old = this.#indexed.get(id)
+    const endpoint = this.endpoint(id)
+    if (old && (old.hostId !== endpoint?.hostId || old.networkId !== endpoint.networkId)) {
+      const networks = this.#members.get(old.hostId)
+      const members = networks?.get(old.networkId)
+      members?.delete(id)
+      if (members?.size === 0) {
+        networks?.delete(old.networkId)
+        if (networks?.size === 0) this.#members.delete(old.hostId)
+        this.#dirty.peers.add(old.hostId)
+      }
+      this.#indexed.delete(id)
+    }
+    if (!endpoint || endpoint.hostId === this.hostId) return
+    const { hostId, networkId } = endpoint
+    const networks = getOrMake(this.#members, hostId, () => new Map<number, Set<number>>())
+    const members = getOrMake(networks, networkId, () => new Set<number>())
+    if (members.size === 0) this.#dirty.peers.add(hostId)
+    members.add(id)
+    this.#indexed.set(id, { hostId, networkId })
+  }
+}
+
+/** What the data plane needs to know of a network. */
+export function networkEntry(network: Network): NetworkEntry {
+  const gateways = network.prefixes.map(gatewayAddress)
+  return {
+    id: network.id,
+    vni: network.vni,
+    mtuBytes: network.mtuBytes,
+    gatewayV4: gateways.find((gateway) => gateway?.family === 4),
+    gatewayV6: gateways.find((gateway) => gateway?.family === 6),
+  }
+}
+
+function note(ids: Set<number>, id: number, present: object | undefined): void {
+  if (present) ids.add(id)
+  else ids.delete(id)
+}
+
+function getOrMake<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const present = map.get(key)
+  if (present !== undefined) return present
+  const made = make()
+  map.set(key, made)
+  return made
+}

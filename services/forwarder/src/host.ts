@@ -1,0 +1,27 @@
+import type { DataPlane } from './data-plane.ts'
+import type { Dependency } from './dependency.ts'
+import type { Connections } from './domain/connections.ts'
+import type { DecisionCache } from './domain/decision-cache.ts'
+import type { HostRows } from './domain/host-rows.ts'
+import type { Ports } from './domain/ports.ts'
+import type { ResolutionCache } from './domain/resolution-cache.ts'
+import type { SwitchTable } from './domain/switch-table.ts'
+import type { PortDesk } from './port-desk.ts'
+import type { Standing } from './standing.ts'
+
+/** What this host knows, has and does, for those who ask. */
+export interface Host {
+  readonly hostId: number
+  readonly hostName: string
+  readonly rows: HostRows
+  readonly ports: Ports
+  readonly table: SwitchTable
+  readonly resolutions: ResolutionCache
+  readonly decisions: DecisionCache
+  readonly connections: Connections
+  readonly dataPlane: DataPlane
+  readonly desk: PortDesk
+  readonly standing: Standing
+  /** bus, config, location-resolver, routing-policy and shuttle. */
+  readonly dependencies: readonly Dependency[]
+}

@@ -1,0 +1,5 @@
+import { run } from '@weft/service'
+import { readConfig } from './config.ts'
+import { start } from './service.ts'
+
+await run({ name: 'forwarder', readConfig, start })

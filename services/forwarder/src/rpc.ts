@@ -1,0 +1,287 @@
+import { type ErrorInfo, InvalidArgumentError, PortNotFoundError } from '@weft/errors'
+import { ipToBytes, macToBytes } from '@weft/net'
+import { Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import {
+  type AttachPortRequest,
+  type CacheStatus as CacheStatusMessage,
+  type Connection,
+  type Dependency as DependencyMessage,
+  ForwarderServiceService,
+  Health,
+  type Port as PortMessage,
+  PortState,
+} from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
+import {
+  type Counters,
+  type Flow,
+  FlowAction,
+  type Port as ShuttlePort,
+} from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
+import { type Handlers, type Implementation, implement } from '@weft/rpc'
+import manifest from '../package.json' with { type: 'json' }
+import type { Dependency } from './dependency.ts'
+import type { Action, Answer } from './domain/answers.ts'
+import type { BreakerStatus } from './domain/breaker.ts'
+import type { CacheStatus } from './domain/cache-status.ts'
+import type { Attachment, EndpointName, Port } from './domain/ports.ts'
+import type { Host } from './host.ts'
+
+const DEVICE_DEFAULT = 'eth0'
+/** A device name has at most 15 bytes (IFNAMSIZ, linux/if.h), and no slash or white space. */
+const DEVICE_NAME = /^[^\s/]{1,15}$/
+const PATH_MAX_BYTES = 4_095
+const PING_COUNT_MAX = 1_000_000
+/** Bytes of an ICMP echo's payload that fit into the largest IP packet. */
+const PING_PAYLOAD_MAX_BYTES = 65_507
+
+/** The host API. */
+export function hostApi(host: Host): Implementation {
+  const handlers: Handlers<ForwarderServiceService> = {
+    async attachPort(request) {
+      const name = endpointName(request)
+      const attachment = attachmentFrom(request)
+      const { port, created } = await host.desk.attach(name, attachment, request.idempotencyKey)
+      const found = await shuttlePorts(host)
+      return { port: portMessage(host, port, found.get(port.endpoint.id)), created }
+    },
+
+    async detachPort(request) {
+      return { detached: await host.desk.detach(endpointName(request)) }
+    },
+
+    async listPorts() {
+      const found = await shuttlePorts(host)
+      host.desk.noteLost([...found.values()])
+      const ports = [...host.ports].map((port) =>
+        portMessage(host, port, found.get(port.endpoint.id)),
+      )
+      return { ports }
+    },
+
+    async listConnections() {
+      const now = Date.now()
+      const flows = await host.dataPlane.listFlows()
+      const connections = flows.flatMap(({ flow, idleMs }) =>
+        flow ? [connectionMessage(host, flow, idleMs, now)] : [],
+      )
+      return { connections }
+    },
+
+    async getStatus() {
+      const now = Date.now()
+      const info = await host.dataPlane.refreshInfo().catch(() => host.dataPlane.info)
+      return {
+        hostId: host.hostId,
+        host: host.rows.self?.name ?? host.hostName,
+        version: manifest.version,
+        dependencies: host.dependencies.map((dependency) => dependencyMessage(dependency, now)),
+        tableRevision: host.rows.revisions.config,
+        tableAgeMs: BigInt(host.standing.tableAgeMs(now)),
+        fromDisk: host.standing.isFromDisk,
+        resolutions: cacheMessage(host.resolutions.status(now)),
+        decisions: cacheMessage(host.decisions.status(now)),
+        underlayDevices: (info?.underlayDevices ?? []).map(
+          ({ name, addresses, mtuBytes, encapsulation, decapsulation, reason }) => ({
+            name,
+            addresses,
+            mtuBytes,
+            encapsulation,
+            decapsulation,
+            reason,
+          }),
+        ),
+        ...host.table.sizes,
+        ports: host.ports.size,
+        flows: info?.flowCount ?? 0,
+        kernel: info?.kernel ?? '',
+        shuttleVersion: info?.version ?? '',
+        hostDrops: info?.hostDrops ?? {},
+      }
+    },
+
+    async *ping(request, { signal }) {
+      const { tenant, network, source, ...probe } = request
+      const port = host.ports.find({ tenant, network, endpoint: source })
+      if (!port) throw new PortNotFoundError({ endpoint: source, host: host.hostName })
+      inRange('count', probe.count, 1, PING_COUNT_MAX)
+      inRange('payload_bytes', probe.payloadBytes, 0, PING_PAYLOAD_MAX_BYTES)
+      if (probe.targetAddress.length !== 4 && probe.targetAddress.length !== 16) {
+        throw new InvalidArgumentError({ field: 'target_address', problem: 'is not 4 or 16 bytes' })
+      }
+      yield* host.dataPlane.ping({ sourceEndpointId: port.endpoint.id, ...probe }, signal)
+    },
+  }
+  return implement(ForwarderServiceService, handlers)
+}
+
+function endpointName({ tenant, network, endpoint }: EndpointName): EndpointName {
+  for (const [field, value] of Object.entries({ tenant, network, endpoint })) {
+    if (value === '') throw new InvalidArgumentError({ field, problem: 'is empty' })
+  }
+  return { tenant, network, endpoint }
+}
+
+function attachmentFrom({ attachment }: AttachPortRequest): Attachment {
+  switch (attachment?.$case) {
+    case 'netns': {
+      const { path, device, keepRoutes } = attachment.value
+      if (
+        !path.startsWith('/') ||
+        path.includes('\0') ||
+        Buffer.byteLength(path) > PATH_MAX_BYTES
+      ) {
+        throw new InvalidArgumentError({ field: 'netns.path', problem: 'is not an absolute path' })
+      }
+      return {
+        kind: 'netns',
+        path,
+        device: deviceName('netns.device', device || DEVICE_DEFAULT),
+        keepRoutes,
+      }
+    }
+    case 'tap':
+      return { kind: 'tap', device: deviceName('tap.device', attachment.value.device) }
+    default:
+      throw new InvalidArgumentError({
+        field: 'attachment',
+        problem: 'names neither a network namespace nor a TAP device',
+      })
+  }
+}
+
+function deviceName(field: string, device: string): string {
+  if (!DEVICE_NAME.test(device) || device === '.' || device === '..') {
+    const problem = 'is not the name of a network device: 1 to 15 characters without slash or space'
+    throw new InvalidArgumentError({ field, problem })
+  }
+  return device
+}
+
+function inRange(field: string, value: number, min: number, max: number): void {
+  if (value >= min && value <= max) return
+  throw new InvalidArgumentError({ field, problem: `is ${value}, outside ${min} to ${max}` })
+}
+
+/** The shuttle's ports by endpoint; none while it does not answer: what is attached is known without it. */
+async function shuttlePorts(host: Host): Promise<ReadonlyMap<number, ShuttlePort>> {
+  const ports = await host.dataPlane.listPorts().catch(() => [])
+  return new Map(ports.map((port) => [port.endpointId, port]))
+}
+
+function portMessage(host: Host, port: Port, found: ShuttlePort | undefined): PortMessage {
+  const { endpoint, network, attachment } = port
+  const isLost = found?.lost ?? host.desk.isLost(endpoint.id)
+  return {
+    endpointId: endpoint.id,
+    tenant: network.tenant,
+    network: network.name,
+    endpoint: endpoint.name,
+    attachment:
+      attachment.kind === 'tap'
+        ? { $case: 'tap', value: { device: attachment.device } }
+        : {
+            $case: 'netns',
+            value: {
+              path: attachment.path,
+              device: attachment.device,
+              keepRoutes: attachment.keepRoutes,
+            },
+          },
+    hostDevice: found?.hostDevice ?? '',
+    mac: macToBytes(endpoint.mac),
+    addresses: endpoint.addresses.map(ipToBytes),
+    mtuBytes: network.mtuBytes,
+    state: isLost ? PortState.PORT_STATE_LOST : PortState.PORT_STATE_UP,
+    attachedAtUnixMs: BigInt(port.attachedAtUnixMs),
+    counters: found?.counters && countersMessage(found.counters),
+  }
+}
+
+function countersMessage(counters: Counters): Counters {
+  const { receivedPackets, receivedBytes, sentPackets, sentBytes, verdicts, drops } = counters
+  return { receivedPackets, receivedBytes, sentPackets, sentBytes, verdicts, drops }
+}
+
+/** The flow is what is in force; the answer, where it is known, says why. */
+function connectionMessage(host: Host, flow: Flow, idleMs: bigint, nowMs: number): Connection {
+  const { sourceEndpointId, targetEndpointId } = flow
+  const answer = host.connections.get(sourceEndpointId, targetEndpointId)
+  const source = host.table.endpoint(sourceEndpointId)
+  const target = host.table.endpoint(targetEndpointId)
+  const network = source && host.table.network(source.networkId)
+  const targetHostId =
+    flow.action === FlowAction.FLOW_ACTION_SAME_HOST
+      ? host.hostId
+      : flow.targetHostId || (target?.hostId ?? 0)
+  return {
+    tenant: network?.tenant ?? '',
+    network: network?.name ?? '',
+    sourceEndpointId,
+    source: source?.name ?? '',
+    targetEndpointId,
+    target: target?.name ?? '',
+    mechanism: mechanismOf(flow),
+    carrier: flow.carrier,
+    targetHost: host.table.hostNameOf(targetHostId),
+    protocol: answer?.protocol ?? '',
+    rule: answer?.rule ?? '',
+    ageMs: BigInt(answer ? Math.max(0, Math.round(nowMs - answer.givenAtMs)) : 0),
+    horizonMs: BigInt(answer?.horizonMs ?? 0),
+    idleMs,
+    stale: isStale(host, answer),
+    refused: refusalOf(answer?.action),
+  }
+}
+
+/** Given by somebody who still answers, or not. */
+function isStale(host: Host, answer: Answer | undefined): boolean {
+  return !answer || answer.isStale || !host.standing.isConfirmed
+}
+
+function refusalOf(action: Action | undefined): Connection['refused'] {
+  return action?.kind === 'refused' ? errorMessage(action.error) : undefined
+}
+
+function errorMessage({ code, message, facts, remedy }: ErrorInfo): Connection['refused'] {
+  return { code, message, facts: { ...facts }, remedy }
+}
+
+function mechanismOf({ action }: Flow): Mechanism {
+  switch (action) {
+    case FlowAction.FLOW_ACTION_SAME_HOST:
+      return Mechanism.MECHANISM_SAME_HOST
+    case FlowAction.FLOW_ACTION_DIRECT:
+      return Mechanism.MECHANISM_DIRECT
+    default:
+      return Mechanism.MECHANISM_UNSPECIFIED
+  }
+}
+
+function dependencyMessage(dependency: Dependency, nowMs: number): DependencyMessage {
+  const { health, ageMs, error } = dependency.status(nowMs)
+  const { name, address } = dependency
+  return { name, address, health: healthMessage(health), ageMs: BigInt(Math.round(ageMs)), error }
+}
+
+function healthMessage(health: BreakerStatus['health']): Health {
+  switch (health) {
+    case 'ok':
+      return Health.HEALTH_OK
+    case 'stale':
+      return Health.HEALTH_STALE
+    case 'unknown':
+      return Health.HEALTH_UNKNOWN
+  }
+}
+
+function cacheMessage(status: CacheStatus): CacheStatusMessage {
+  return {
+    entries: status.entries,
+    revision: status.revision,
+    oldestAgeMs: BigInt(Math.round(status.oldestAgeMs)),
+    horizonMs: BigInt(status.horizonMs),
+    hits: BigInt(status.hits),
+    misses: BigInt(status.misses),
+    staleAnswers: BigInt(status.staleAnswers),
+  }
+}

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { test } from 'node:test'
+import { BrokenInputError } from '@weft/errors'
+import { temporaryFolder } from '@weft/testing'
+import type { Port } from '../src/domain/ports.ts'
+import { endpointOf, networkOf, peerOf, selfOf } from '../src/domain/samples.ts'
+import {
+  decodeHostState,
+  decodeRows,
+  encodeHostState,
+  encodeRows,
+  type HostState,
+} from '../src/state.ts'
+import { load, StateFile } from '../src/store.ts'
+
+test('what was written is read again, and the last of several writes wins', async () => {
+  await using folder = await temporaryFolder()
+  const file = new StateFile(folder.path, 'host', 1)
+
+  await Promise.all(['one', 'two', 'three'].map((text) => file.write(Buffer.from(text))))
+
+  assert.equal((await file.read())?.toString(), 'three')
+  assert.deepEqual(await readdir(folder.path), ['host'])
+})
+
+test('a file that is not there is not an error', async () => {
+  await using folder = await temporaryFolder()
+
+  assert.equal(await new StateFile(folder.path, 'host', 1).read(), undefined)
+})
+
+test('a file with any byte changed, cut off, or of another version is refused', async () => {
+  await using folder = await temporaryFolder()
+  const file = new StateFile(folder.path, 'host', 1)
+  await file.write(Buffer.from('some state'))
+  const good = await readFile(file.path)
+
+  for (const index of [0, 20, good.length - 1]) {
+    const bad = Buffer.from(good)
+    bad[index] = (bad[index] ?? 0) ^ 0x20
+    await writeFile(file.path, bad)
+    await assert.rejects(file.read(), BrokenInputError)
+  }
+  await writeFile(file.path, good.subarray(0, good.length - 3))
+  await assert.rejects(file.read(), BrokenInputError)
+  await writeFile(file.path, good)
+  await assert.rejects(new StateFile(folder.path, 'host', 2).read(), /version 1/)
+})
+
+test('a broken file is moved aside and counts as missing', async () => {
+  await using folder = await temporaryFolder()
+  const file = new StateFile(folder.path, 'host', 1)
+  await writeFile(file.path, 'not ours')
+
+  const { value, movedAside } = await load(file, (body) => body, 42)
+
+  assert.equal(value, undefined)
+  assert.match(movedAside?.problem ?? '', /no header/)
+  assert.deepEqual(await readdir(folder.path), ['host.broken-42'])
+})
+
+test('the state of a host survives its way to disk', () => {
+  const port: Port = {
+    endpoint: endpointOf(10, { hostId: 1, epoch: 0n }),
+    network: networkOf(1),
+    attachment: { kind: 'netns', path: '/run/netns/web', device: 'eth0', keepRoutes: true },
+    attachedAtUnixMs: 5,
+    assignedRevision: 6n,
+    sequence: 7n,
+  }
+  const { id, networkId, addresses } = endpointOf(11)
+  const state: HostState = {
+    hostId: 1,
+    hostName: 'alpha',
+    leaseId: 'lease',
+    sequence: 2n ** 60n,
+    ports: [port],
+    releases: [{ name: 'acme/blue/db', endpointId: id, networkId, addresses, sequence: 8n }],
+  }
+
+  assert.deepEqual(decodeHostState(encodeHostState(state)), state)
+})
+
+test('rows survive their way to disk', () => {
+  const revisions = { config: 3n, location: 2n ** 50n }
+  const rows = [
+    { row: { kind: 'self' as const, value: selfOf() }, revisions },
+    {
+      row: { kind: 'network' as const, value: networkOf(1, { encryption: 'required' }) },
+      revisions,
+    },
+    { row: { kind: 'peer' as const, value: { ...peerOf(2), isForeign: true } }, revisions },
+    { row: { kind: 'endpoint' as const, value: endpointOf(20) }, revisions },
+  ]
+
+  const decoded = decodeRows(Buffer.from(encodeRows(1, rows)))
+
+  assert.deepEqual(
+    decoded,
+    rows.map(({ row }) => ({ kind: 'put', row, revisions })),
+  )
+})
