@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* The last step of a run: to a port of this host, to another host, to all members of a network, to
+ * the shuttle. */
+#ifndef WEFT_DELIVER_H
+#define WEFT_DELIVER_H
+
+#include "guard.h"
+#include "packet.h"
+#include "tunnel.h"
+
+INLINE void count_sent(struct __sk_buff *skb, u32 endpoint_id)
+{
+	struct counters *counters = counters_of(endpoint_id);
+
+	if (counters) {
+		counters->sent_packets++;
+		counters->sent_bytes += skb->len;
+	}
+}
+
+/* To a port of this host. */
+INLINE int to_port(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 endpoint_id,
+		   u32 ifindex, u8 via)
+{
+	finish(skb, counters, verdict, ifindex);
+	count_sent(skb, endpoint_id);
+	/* bpf_redirect_peer() takes away everything that belongs to this host, but not the mark. */
+	skb->mark = 0;
+	if (via != VIA_PEER)
+		return bpf_redirect(ifindex, 0);
+	/* It also skips the target's eth_type_trans(), which would find the frame to be addressed
+	 * to it. */
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+/*
+ * To the shuttle, which answers, or gives the frame back. `reason` is why it is dropped where that
+ * is not possible.
+ */
+INLINE int hold(struct __sk_buff *skb, struct run *run, struct headers *h, u8 purpose,
+		struct budget *budget, u32 budget_reason, u32 resent_reason, u16 mtu)
+{
+	struct {
+		u16 align;
+		struct eth eth;
+		struct slow_meta meta;
+	} __attribute__((aligned(4))) front = {
+		.eth = h->eth,
+		.meta = {.magic = SLOW_MAGIC,
+			 .purpose = purpose,
+			 .endpoint_id = run->port->endpoint_id,
+			 .ifindex = run->ifindex,
+			 .ethertype = h->eth.type,
+			 .mtu = mtu},
+	};
+
+	if (run->is_resent)
+		return drop(skb, run->counters, resent_reason);
+	if (!is_fresh(run))
+		return drop(skb, run->counters, DROP_not_served);
+	if (!spend(budget, run->now_ns))
+		return drop(skb, run->counters, budget_reason);
+	if (front.eth.type != bpf_htons(ETH_P_IPV6))
+		front.eth.type = bpf_htons(ETH_P_IP);
+	/* Keeps super-packets whole; refused without memory or above 16 KiB in one piece. */
+	if (bpf_skb_change_head(skb, sizeof(struct slow_meta), 0))
+		return drop(skb, run->counters, DROP_hold_full);
+	bpf_skb_store_bytes(skb, 0, &front.eth, sizeof(front) - sizeof(front.align), 0);
+	finish(skb, run->counters, VERDICT_held, run->config->slow_ifindex);
+	return bpf_redirect(run->config->slow_ifindex, 0);
+}
+
+INLINE int too_large(struct __sk_buff *skb, struct run *run, struct headers *h, u16 mtu)
+{
+	/* Only IP has errors. */
+	if (!is_ip(h))
+		return drop(skb, run->counters, DROP_mtu_exceeded);
+	return hold(skb, run, h, SLOW_MTU, &run->port->error, DROP_mtu_exceeded, DROP_mtu_exceeded,
+		    mtu);
+}
+
+/* To another host. */
+INLINE int to_host(struct __sk_buff *skb, struct run *run, struct headers *h, u32 length,
+		   u32 host_id)
+{
+	struct peer *peer = bpf_map_lookup_elem(&peers, &host_id);
+
+	if (!peer)
+		return drop(skb, run->counters, DROP_no_peer);
+	if (length > peer->mtu)
+		return too_large(skb, run, h, peer->mtu);
+	if ((peer->flags & PEER_RESOLVED) && is_fresh(run) &&
+	    encapsulate(skb, h, peer, run->port->vni, run->config->vxlan_port)) {
+		finish(skb, run->counters, VERDICT_direct, host_id);
+		return bpf_redirect(peer->ifindex, 0);
+	}
+	/* Cannot fail: the key is well-formed, and its memory is there already. */
+	set_tunnel(skb, peer, run->port->vni);
+	finish(skb, run->counters, VERDICT_device, host_id);
+	return bpf_redirect(run->config->vxlan_ifindex, 0);
+}
+
+struct replication_walk {
+	struct __sk_buff *skb;
+	const struct replication *row;
+	u32 vni;
+	u32 vxlan_ifindex;
+	u32 source_ifindex;
+	bool to_hosts;
+};
+
+static long replicate_one(u32 i, struct replication_walk *walk)
+{
+	u32 target;
+
+	if (i >= REPLICATION_MAX)
+		return 1;
+	target = walk->row->targets[i];
+	if (i < walk->row->port_count) {
+		struct port *port;
+
+		if (target == walk->source_ifindex)
+			return 0;
+		port = bpf_map_lookup_elem(&ports, &target);
+		if (port && !bpf_clone_redirect(walk->skb, target, 0))
+			count_sent(walk->skb, port->endpoint_id);
+	} else if (walk->to_hosts) {
+		struct peer *peer = bpf_map_lookup_elem(&peers, &target);
+
+		if (peer && !set_tunnel(walk->skb, peer, walk->vni))
+			bpf_clone_redirect(walk->skb, walk->vxlan_ifindex, 0);
+	}
+	return 0;
+}
+
+/* A copy to every port of the network here but `source_ifindex`, and to the hosts that have it if
+ * `to_hosts`. */
+INLINE void replicate(struct __sk_buff *skb, const struct run *run, u32 vni, u32 source_ifindex,
+		      bool to_hosts)
+{
+	struct replication_key key = {.vni = vni, .half = run->half};
+	struct replication_walk walk = {
+		.skb = skb,
+		.row = bpf_map_lookup_elem(&replication, &key),
+		.vni = vni,
+		.vxlan_ifindex = run->config->vxlan_ifindex,
+		.source_ifindex = source_ifindex,
+		.to_hosts = to_hosts,
+	};
+
+	if (walk.row)
+		bpf_loop(walk.row->port_count + walk.row->host_count, replicate_one, &walk, 0);
+}
+
+#endif

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * The four programs of the data plane, all at the TCX ingress of their devices:
+ *
+ *   ep_in    a port: guard, neighbours, flow, action
+ *   ul_in    an underlay device: takes VXLAN off where that is right
+ *   vx_in    the VXLAN device: what ul_in left to it
+ *   slow_in  the TAP of the shuttle: frames that it gives back
+ *
+ * Only ul_in ever lets a frame go on into the host's own network stack. There are no global
+ * variables: everything is in pinned maps.
+ */
+#include "deliver.h"
+#include "guard.h"
+#include "neighbour.h"
+#include "packet.h"
+#include "tunnel.h"
+
+/* What happens to a frame of an endpoint after the guard, and to one that the shuttle gives back.
+ */
+INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
+		   const struct identity *who, int icmp6)
+{
+	struct port *port = run->port;
+	struct flow_key key = {.source_endpoint_id = port->endpoint_id};
+	enum neighbour_action action;
+	struct flow *flow;
+	struct fdb *target;
+	u32 length, now_s;
+
+	if (h->eth.type == bpf_htons(ETH_P_ARP) || icmp6 == ND_NEIGHBOUR_SOLICITATION ||
+	    icmp6 == ND_NEIGHBOUR_ADVERT) {
+		bool is_arp = h->eth.type == bpf_htons(ETH_P_ARP);
+
+		action = is_arp ? handle_arp(skb, h, port->vni, who, port->mac)
+				: handle_nd(skb, h, port->vni, who, port->mac);
+		switch (action) {
+		case NEIGHBOUR_ANSWER:
+			finish(skb, run->counters, VERDICT_answered, run->ifindex);
+			return bpf_redirect(run->ifindex, 0);
+		case NEIGHBOUR_ABSORB:
+			finish(skb, run->counters, VERDICT_absorbed, 0);
+			return TC_ACT_SHOT;
+		case NEIGHBOUR_UNKNOWN:
+			return hold(skb, run, h, SLOW_NEIGHBOUR, &port->error,
+				    DROP_neighbour_unknown, DROP_neighbour_unknown, 0);
+		case NEIGHBOUR_SPOOFED:
+			return drop(skb, run->counters, is_arp ? DROP_source_arp : DROP_source_nd);
+		default:
+			return drop(skb, run->counters, DROP_malformed);
+		}
+	}
+
+	length = wire_length(skb, h);
+	if (is_group(h->eth.target)) {
+		if (is_control(h->eth.target))
+			return drop(skb, run->counters, DROP_control_frame);
+		if (length > port->mtu)
+			return drop(skb, run->counters, DROP_mtu_exceeded);
+		if (!spend(&port->replicate, run->now_ns))
+			return drop(skb, run->counters, DROP_replicate_budget);
+		replicate(skb, run, port->vni, run->ifindex, true);
+		finish(skb, run->counters, VERDICT_replicated, port->vni);
+		return TC_ACT_SHOT;
+	}
+
+	copy_mac(key.target_mac, h->eth.target);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow || flow->generation != run->config->generation) {
+		if (is_same_mac(h->eth.target, port->mac))
+			return drop(skb, run->counters, DROP_hairpin);
+		target = find_mac(port->vni, run->half, h->eth.target);
+		if (!target)
+			return drop(skb, run->counters, DROP_unknown_destination);
+		return hold(skb, run, h, SLOW_MISS, &port->miss, DROP_miss_budget, DROP_unresolved,
+			    0);
+	}
+	now_s = run->now_ns / NS_PER_S;
+	if (flow->last_used_s != now_s)
+		flow->last_used_s = now_s;
+	if (flow->via == VIA_DROP)
+		return drop(skb, run->counters, flow->reason);
+	if (length > port->mtu)
+		return too_large(skb, run, h, port->mtu);
+	if (flow->via == VIA_HOST)
+		return to_host(skb, run, h, length, flow->target);
+	return to_port(skb, run->counters, VERDICT_same_host, flow->target_endpoint_id,
+		       flow->target, flow->via);
+}
+
+INLINE void identify(struct identity *who, const struct run *run)
+{
+	who->endpoint_id = run->port->endpoint_id;
+	who->half = run->half;
+	who->ip4 = run->port->ip4;
+	who->ip6 = run->port->ip6;
+	who->has_more_sources = run->port->flags & PORT_MORE_SOURCES;
+}
+
+SEC("classifier/ep_in")
+int ep_in(struct __sk_buff *skb)
+{
+	struct run run = {.ifindex = skb->ifindex};
+	struct identity who;
+	struct headers h;
+	int icmp6 = 0;
+
+	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
+	if (!start(&run, run.port ? run.port->endpoint_id : 0))
+		return TC_ACT_SHOT;
+	if (!run.port)
+		return drop(skb, run.counters, DROP_not_a_port);
+	run.counters->received_packets++;
+	run.counters->received_bytes += skb->len;
+	if (!load_headers(skb, 0, &h))
+		return drop(skb, run.counters, DROP_malformed);
+	if (skb->vlan_present || h.eth.type == bpf_htons(ETH_P_8021Q) ||
+	    h.eth.type == bpf_htons(ETH_P_8021AD))
+		return drop(skb, run.counters, DROP_vlan_tagged);
+	if (!is_same_mac(h.eth.source, run.port->mac))
+		return drop(skb, run.counters, DROP_source_mac);
+	if (!is_well_formed(&h))
+		return drop(skb, run.counters, DROP_malformed);
+
+	identify(&who, &run);
+	if (h.eth.type == bpf_htons(ETH_P_IP)) {
+		if (!may_use_ip4(&who, h.ip4.saddr))
+			return drop(skb, run.counters, DROP_source_ip4);
+	} else if (h.eth.type == bpf_htons(ETH_P_IPV6)) {
+		if (!may_send_from_ip6(&who, &h))
+			return drop(skb, run.counters, DROP_source_ip6);
+		if (may_carry_icmp6(h.ip6.nexthdr)) {
+			icmp6 = icmp6_type(skb, h.ip6.nexthdr);
+			if (icmp6 < 0)
+				return drop(skb, run.counters, DROP_hidden_nd);
+			if (icmp6 == ND_ROUTER_ADVERTISEMENT && !(run.port->flags & PORT_ROUTES))
+				return drop(skb, run.counters, DROP_router_advertisement);
+			if (icmp6 == ND_REDIRECT)
+				return drop(skb, run.counters, DROP_redirect_message);
+		}
+	}
+	return forward(skb, &run, &h, &who, icmp6);
+}
+
+INLINE void identify_remote(struct identity *who, const struct fdb *source, u32 half)
+{
+	who->endpoint_id = source->endpoint_id;
+	who->half = half;
+	who->ip4 = source->ip4;
+	who->ip6 = source->ip6;
+	who->has_more_sources = source->flags & FDB_MORE_SOURCES;
+}
+
+/* A frame's source is an endpoint that is located at the host which sent the frame, with that
+ * endpoint's addresses. */
+INLINE bool is_located_at(const struct fdb *source, const struct identity *who, u32 host_id,
+			  const struct headers *h)
+{
+	if (source->via != VIA_HOST || source->target != host_id)
+		return false;
+	if (h->eth.type == bpf_htons(ETH_P_IP))
+		return may_use_ip4(who, h->ip4.saddr);
+	if (h->eth.type == bpf_htons(ETH_P_IPV6))
+		return may_send_from_ip6(who, h);
+	return true;
+}
+
+/*
+ * Taking the header off here is right for IP to a port when the header is plain. The rest is left
+ * to the device: what it must reassemble or check, broadcasts, neighbour messages, and
+ * super-packets that would keep the marks of the tunnel where those do harm. TCP for a socket in
+ * another namespace is where they do none.
+ */
+SEC("classifier/ul_in")
+int ul_in(struct __sk_buff *skb)
+{
+	struct outer outer;
+	struct headers h;
+	struct run run = {};
+	struct identity who;
+	struct remote_key key;
+	struct remote *remote;
+	struct fdb *source, *target;
+	u64 decap = ADJ_ROOM_DECAP_L3_IPV4;
+	u32 vni;
+	u8 protocol;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, 0, &outer.eth, ROOM) ||
+	    outer.ip.protocol != IPPROTO_UDP || *(u8 *)&outer.ip != 0x45)
+		return TC_ACT_OK;
+	if (!start(&run, 0) || outer.udp.dest != bpf_htons(run.config->vxlan_port) ||
+	    (outer.ip.frag_off & bpf_htons(0x3fff)))
+		return TC_ACT_OK;
+
+	vni = bpf_ntohl(outer.vxlan.vni);
+	/* A checksum is for the device to verify, as is the merging of a congestion mark (RFC
+	 * 6040). */
+	if (outer.vxlan.flags != VXLAN_FLAG_VNI || (vni & 0xff) || outer.udp.check ||
+	    (outer.ip.tos & 3) == 3 || !load_headers(skb, ROOM, &h) || is_group(h.eth.target))
+		goto pass;
+	vni >>= 8;
+	if (h.eth.type == bpf_htons(ETH_P_IP)) {
+		protocol = h.ip4.protocol;
+	} else if (h.eth.type == bpf_htons(ETH_P_IPV6)) {
+		protocol = h.ip6.nexthdr;
+		decap = ADJ_ROOM_DECAP_L3_IPV6;
+		/* Echoes pass; neighbour messages are for the device's program. */
+		if (may_carry_icmp6(protocol) &&
+		    (protocol != IPPROTO_ICMPV6 ||
+		     bpf_skb_load_bytes(skb, ROOM + L4_OFFSET6, &protocol, 1) ||
+		     (protocol >= ND_ROUTER_SOLICITATION && protocol <= ND_REDIRECT)))
+			goto pass;
+		protocol = h.ip6.nexthdr;
+	} else {
+		goto pass;
+	}
+	map_ip4(key.ip, outer.ip.saddr);
+	remote = bpf_map_lookup_elem(&remotes, &key);
+	if (!remote || *(be32 *)(remote->local_ip + 12) != outer.ip.daddr)
+		goto pass;
+	target = find_mac(vni, run.half, h.eth.target);
+	if (!target || target->via == VIA_HOST)
+		return drop(skb, run.counters, DROP_unknown_destination);
+	if (skb->gso_size && (protocol != IPPROTO_TCP || target->via != VIA_PEER))
+		goto pass;
+	source = find_mac(vni, run.half, h.eth.source);
+	if (!source)
+		return drop(skb, run.counters, DROP_sender_mismatch);
+	identify_remote(&who, source, run.half);
+	if (!is_well_formed(&h) || !is_located_at(source, &who, remote->host_id, &h))
+		return drop(skb, run.counters, DROP_sender_mismatch);
+
+	if (bpf_skb_adjust_room(skb, -ROOM, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | decap))
+		goto pass;
+	bpf_skb_store_bytes(skb, 0, &h.eth, ETH_BYTES, 0);
+	/* What the device vouched for is one header further in now; an error says that it vouched
+	 * for nothing. */
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	return to_port(skb, run.counters, VERDICT_delivered, target->endpoint_id, target->target,
+		       target->via);
+
+pass:
+	finish(skb, run.counters, VERDICT_passed, 0);
+	return TC_ACT_OK;
+}
+
+/* The host that a frame at the VXLAN device came from, and the frame's network. */
+INLINE struct remote *tunnel_source(struct __sk_buff *skb, struct bpf_tunnel_key *tunnel)
+{
+	struct remote_key key = {};
+
+	if (!bpf_skb_get_tunnel_key(skb, tunnel, sizeof(*tunnel), 0))
+		map_ip4(key.ip, bpf_htonl(tunnel->remote_ipv4));
+	else if (!bpf_skb_get_tunnel_key(skb, tunnel, sizeof(*tunnel), BPF_F_TUNINFO_IPV6))
+		copy_ip6(key.ip, tunnel->remote_ipv6);
+	return bpf_map_lookup_elem(&remotes, &key);
+}
+
+/* A neighbour message of a host that has no shuttle to answer it. */
+INLINE int answer_foreign(struct __sk_buff *skb, struct run *run, struct headers *h, u32 vni,
+			  const struct identity *who, u32 host_id)
+{
+	struct peer *peer = bpf_map_lookup_elem(&peers, &host_id);
+	u8 mac[6] __attribute__((aligned(2)));
+	enum neighbour_action action;
+	bool is_arp = h->eth.type == bpf_htons(ETH_P_ARP);
+
+	if (!peer)
+		return drop(skb, run->counters, DROP_no_peer);
+	copy_mac(mac, h->eth.source);
+	action = is_arp ? handle_arp(skb, h, vni, who, mac) : handle_nd(skb, h, vni, who, mac);
+	switch (action) {
+	case NEIGHBOUR_ANSWER:
+		set_tunnel(skb, peer, vni);
+		finish(skb, run->counters, VERDICT_answered, host_id);
+		return bpf_redirect(run->config->vxlan_ifindex, 0);
+	case NEIGHBOUR_ABSORB:
+		finish(skb, run->counters, VERDICT_absorbed, 0);
+		return TC_ACT_SHOT;
+	case NEIGHBOUR_UNKNOWN:
+		return drop(skb, run->counters, DROP_neighbour_unknown);
+	case NEIGHBOUR_SPOOFED:
+		return drop(skb, run->counters, is_arp ? DROP_source_arp : DROP_source_nd);
+	default:
+		return drop(skb, run->counters, DROP_malformed);
+	}
+}
+
+INLINE int receive_from_device(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key tunnel = {};
+	struct run run = {};
+	struct identity who;
+	struct headers h;
+	struct remote *remote;
+	struct fdb *source, *target;
+	int icmp6 = 0;
+	u32 vni;
+
+	if (!start(&run, 0))
+		return TC_ACT_SHOT;
+	remote = tunnel_source(skb, &tunnel);
+	if (!remote)
+		return drop(skb, run.counters, DROP_sender_unknown);
+	vni = tunnel.tunnel_id;
+	if (!load_headers(skb, 0, &h) || !is_well_formed(&h))
+		return drop(skb, run.counters, DROP_malformed);
+	if (skb->vlan_present)
+		return drop(skb, run.counters, DROP_vlan_tagged);
+	source = find_mac(vni, run.half, h.eth.source);
+	if (!source)
+		return drop(skb, run.counters, DROP_sender_mismatch);
+	identify_remote(&who, source, run.half);
+	if (!is_located_at(source, &who, remote->host_id, &h))
+		return drop(skb, run.counters, DROP_sender_mismatch);
+
+	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr)) {
+		icmp6 = icmp6_type(skb, h.ip6.nexthdr);
+		if (icmp6 < 0)
+			return drop(skb, run.counters, DROP_hidden_nd);
+		if (icmp6 == ND_ROUTER_ADVERTISEMENT && !(source->flags & FDB_ROUTES))
+			return drop(skb, run.counters, DROP_router_advertisement);
+		if (icmp6 == ND_REDIRECT)
+			return drop(skb, run.counters, DROP_redirect_message);
+	}
+	if (h.eth.type == bpf_htons(ETH_P_ARP) || icmp6 == ND_NEIGHBOUR_SOLICITATION ||
+	    icmp6 == ND_NEIGHBOUR_ADVERT) {
+		if (!(remote->flags & REMOTE_FOREIGN))
+			return drop(skb, run.counters, DROP_neighbour_from_remote);
+		return answer_foreign(skb, &run, &h, vni, &who, remote->host_id);
+	}
+	if (is_group(h.eth.target)) {
+		if (is_control(h.eth.target))
+			return drop(skb, run.counters, DROP_control_frame);
+		/* Never on to other hosts: the sender has sent to all of them. */
+		replicate(skb, &run, vni, 0, false);
+		finish(skb, run.counters, VERDICT_replicated, vni);
+		return TC_ACT_SHOT;
+	}
+	target = find_mac(vni, run.half, h.eth.target);
+	if (!target || target->via == VIA_HOST)
+		return drop(skb, run.counters, DROP_unknown_destination);
+	return to_port(skb, run.counters, VERDICT_delivered, target->endpoint_id, target->target,
+		       target->via);
+}
+
+SEC("classifier/vx_in")
+int vx_in(struct __sk_buff *skb)
+{
+	return receive_from_device(skb);
+}
+
+/* Not inlined, so that the object has the type of the struct for the test of the layouts. */
+static __noinline bool is_from_shuttle(const struct slow_meta *meta)
+{
+	return meta->magic == SLOW_MAGIC && meta->purpose >= SLOW_RESEND &&
+	       meta->purpose <= SLOW_DROP;
+}
+
+SEC("classifier/slow_in")
+int slow_in(struct __sk_buff *skb)
+{
+	struct {
+		u16 align;
+		struct eth eth;
+		struct slow_meta meta;
+	} __attribute__((aligned(4))) front;
+	struct run run = {};
+	struct identity who;
+	struct counters *counters;
+	struct headers h;
+	int icmp6 = 0;
+
+	if (!start(&run, 0))
+		return TC_ACT_SHOT;
+	if (bpf_skb_load_bytes(skb, 0, &front.eth, sizeof(front) - sizeof(front.align)) ||
+	    !is_from_shuttle(&front.meta))
+		return drop(skb, run.counters, DROP_slow_frame);
+
+	/* Every frame that was held ends in one of the two others, where it was counted before. */
+	if (front.meta.purpose != SLOW_TO_SOURCE) {
+		counters = counters_of(front.meta.endpoint_id);
+		if (counters)
+			run.counters = counters;
+		run.counters->verdicts[VERDICT_resent]++;
+	}
+	if (front.meta.purpose == SLOW_DROP)
+		return drop(skb, run.counters, front.meta.reason);
+
+	run.ifindex = front.meta.ifindex;
+	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
+	if (!run.port || run.port->endpoint_id != front.meta.endpoint_id)
+		return drop(skb, run.counters, DROP_port_gone);
+	if (bpf_skb_adjust_room(skb, -(int)sizeof(struct slow_meta), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return drop(skb, run.counters, DROP_slow_frame);
+	front.eth.type = front.meta.ethertype;
+	bpf_skb_store_bytes(skb, 0, &front.eth, ETH_BYTES, 0);
+
+	if (front.meta.purpose == SLOW_TO_SOURCE)
+		return to_port(skb, run.counters, VERDICT_delivered, run.port->endpoint_id,
+			       run.ifindex, VIA_DEVICE);
+	if (!load_headers(skb, 0, &h))
+		return drop(skb, run.counters, DROP_slow_frame);
+	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr))
+		icmp6 = icmp6_type(skb, h.ip6.nexthdr);
+	run.is_resent = true;
+	identify(&who, &run);
+	return forward(skb, &run, &h, &who, icmp6);
+}
+
+char license_text[] SEC("license")
+= "Dual MIT/GPL";

@@ -1,0 +1,4 @@
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod frames;
+pub(crate) mod host;

@@ -1,0 +1,962 @@
+//! The data plane as the forwarder drives it: engine, kernel and devices held together.
+//!
+//! Locks are taken in the order `attaching`, `kernel`, `engine`. Whoever changes what is in force
+//! holds `kernel` from the look at the tables to the last write, so that no flow is written on
+//! tables that have just gone. The slow thread takes `engine` alone, for microseconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::mem;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Notify;
+use weft_abi::Counters;
+use weft_engine::{
+    Change, Engine, Flow, FlowKey, FlowTarget, KernelChanges, Miss, Peer, Place, Plan, Port, Row,
+    SlowFrame,
+};
+use weft_io::{InnerDevice, Link, Links, Routes, Tap};
+use weft_kernel::{Datapath, DatapathConfig, Delta, DeviceRole, FlowSpec, Location, PortSpec};
+
+use crate::config::Config;
+use crate::convert;
+use crate::failure::Failure;
+use crate::log;
+use crate::proto::{self, attach_port_request::Attachment};
+use crate::state::{SavedPort, State, StateFile};
+use crate::underlay::{Device, Underlay};
+
+/// Name of an endpoint's device in its namespace where none is asked for.
+const INNER_DEVICE_DEFAULT: &str = "eth0";
+/// A device's name has 15 bytes.
+const DEVICE_NAME_BYTES_MAX: usize = 15;
+
+/// The data plane.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    config: Config,
+    started: Instant,
+    netns: weft_netns::Client,
+    tap: Tap,
+    attaching: Mutex<()>,
+    kernel: Mutex<Kernel>,
+    engine: Mutex<Engine>,
+    /// Woken when there may be misses to hand over.
+    pub(crate) misses: Notify,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    datapath: Datapath,
+    links: Links,
+    routes: Routes,
+    underlay: Underlay,
+    ports: BTreeMap<u32, SavedPort>,
+    instance_id: String,
+    state_file: StateFile,
+    slow_ifindex: u32,
+    vxlan_ifindex: u32,
+    bridge_ifindex: Option<u32>,
+    /// The kernel's tables follow the engine's; else everything is written anew with the next
+    /// change.
+    is_in_step: bool,
+}
+
+/// A port with what was counted for it.
+#[derive(Debug)]
+pub(crate) struct PortReport {
+    pub(crate) endpoint_id: u32,
+    pub(crate) port: SavedPort,
+    pub(crate) is_lost: bool,
+    pub(crate) counters: Counters,
+}
+
+/// A port that is there now.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) host_device: String,
+    pub(crate) ifindex: u32,
+    pub(crate) is_new: bool,
+}
+
+/// The state of the whole.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) instance_id: String,
+    pub(crate) table_revision: u64,
+    pub(crate) local_host_id: u32,
+    pub(crate) flow_count: usize,
+    pub(crate) waiting_bytes: usize,
+    pub(crate) devices: Vec<(u32, Device)>,
+    pub(crate) counters: Counters,
+}
+
+impl Plane {
+    /// Adopts what an earlier process left, or makes it.
+    pub(crate) fn open(config: Config) -> Result<Self, Failure> {
+        let state_file = StateFile::in_folder(&config.state_folder);
+        let mut state = state_file.load()?;
+        let mut datapath = Datapath::open(&DatapathConfig {
+            pin_dir: config.bpffs.clone(),
+            vxlan_port: config.vxlan_port,
+            limits: config.limits,
+        })?;
+        let tap = Tap::open(&config.tun_node, &config.slow_device())
+            .map_err(|error| tap_failure(&config, &error))?;
+        let mut links = Links::open()?;
+        let slow = links
+            .find(&config.slow_device())?
+            .ok_or_else(|| Failure::internal("the slow TAP went away"))?;
+        let vxlan = links.make_vxlan(&config.vxlan_device(), config.vxlan_port)?;
+        // Attached before it is up: nothing may come in past the programs.
+        datapath.attach_device(DeviceRole::Slow, slow.ifindex)?;
+        datapath.attach_device(DeviceRole::Vxlan, vxlan.ifindex)?;
+        links.set_up_silent(slow.ifindex)?;
+        links.set_up_silent(vxlan.ifindex)?;
+        let bridge_ifindex = make_bridge(&config, &mut links, vxlan.ifindex);
+
+        if !datapath.is_adopted() || state.instance_id.is_empty() {
+            state = State { instance_id: new_instance_id(&datapath), ports: state.ports };
+        }
+        let mut plane = Kernel {
+            datapath,
+            links,
+            routes: Routes::open()?,
+            underlay: Underlay::default(),
+            ports: BTreeMap::new(),
+            instance_id: state.instance_id,
+            state_file,
+            slow_ifindex: slow.ifindex,
+            vxlan_ifindex: vxlan.ifindex,
+            bridge_ifindex,
+            is_in_step: false,
+        };
+        let mut engine = Engine::default();
+        for saved in state.ports {
+            plane.restore(saved, &mut engine)?;
+        }
+        plane.save()?;
+        plane.datapath.beat();
+        Ok(Self {
+            netns: weft_netns::Client::new(config.netns_socket.clone()),
+            started: Instant::now(),
+            tap,
+            attaching: Mutex::new(()),
+            kernel: Mutex::new(plane),
+            engine: Mutex::new(engine),
+            misses: Notify::new(),
+            config,
+        })
+    }
+
+    /// The TAP by which first packets come and go.
+    pub(crate) const fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The engine's time.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the programs that the shuttle lives, unless the kernel is being written to right now.
+    pub(crate) fn beat(&self) {
+        if let Ok(kernel) = self.kernel.try_lock() {
+            kernel.datapath.beat();
+        }
+    }
+
+    /// Whether somebody writes to the kernel right now, which may take some ten milliseconds.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.kernel.try_lock().is_err()
+    }
+
+    /// Gives frames back to the kernel.
+    pub(crate) fn send(&self, frames: Vec<SlowFrame>) {
+        for frame in frames {
+            if let Err(error) = self.tap.write(frame.as_bytes()) {
+                log::warn(
+                    "a packet could not be sent again",
+                    json!({ "error": error.to_string() }),
+                );
+            }
+        }
+    }
+
+    /// Brings a new revision of the tables into force.
+    pub(crate) fn apply_tables(
+        &self,
+        base: u64,
+        revision: u64,
+        local_host_id: u32,
+        changes: Vec<Change>,
+    ) -> Result<(), Failure> {
+        let mut kernel = self.kernel();
+        let plan = self.engine().tables().plan(base, revision, local_host_id, changes)?;
+        let is_first = self.engine().tables().revision() == 0;
+        self.bring_into_force(&mut kernel, plan)?;
+        if is_first {
+            self.adopt_flows(&mut kernel)?;
+            kernel.sweep(&self.config)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a plan to the kernel, takes it over, and deletes the flows that it voids.
+    fn bring_into_force(&self, kernel: &mut Kernel, mut plan: Plan) -> Result<(), Failure> {
+        let writes = Writes::prepare(&self.engine(), &mut plan, kernel.is_in_step);
+        if let Err(failure) = kernel.write(writes) {
+            kernel.is_in_step = false;
+            return Err(failure);
+        }
+        let mut out = Vec::new();
+        let (void, has_misses) = {
+            let mut engine = self.engine();
+            let applied = engine.commit(plan, &mut out);
+            // Those of changed endpoints went with their rows; what is left are flows to hosts with
+            // another carrier.
+            let void: Vec<_> = applied
+                .void_flows
+                .iter()
+                .filter_map(|key| kernel_flow_key(&engine, *key))
+                .collect();
+            (void, engine.has_misses())
+        };
+        kernel.datapath.delete_flows(&void)?;
+        self.send(out);
+        if has_misses {
+            self.misses.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes flows over that an earlier process wrote, as far as they follow from the tables;
+    /// deletes the others.
+    fn adopt_flows(&self, kernel: &mut Kernel) -> Result<(), Failure> {
+        let mut engine = self.engine();
+        let revision = engine.tables().revision();
+        let rows = kernel.datapath.flows()?;
+        let mut surplus = Vec::new();
+        for (key, row) in rows {
+            let target = match row.via {
+                weft_abi::VIA_PEER | weft_abi::VIA_DEVICE => FlowTarget::Port,
+                weft_abi::VIA_HOST => FlowTarget::Host(row.target),
+                _ => {
+                    surplus.push(key);
+                    continue;
+                }
+            };
+            let flow = Flow {
+                source_endpoint_id: key.source_endpoint_id,
+                target_endpoint_id: row.target_endpoint_id,
+                target,
+                table_revision: revision,
+            };
+            let is_same = flow_spec(&engine, &flow).is_some_and(|spec| match spec.target {
+                weft_kernel::FlowTarget::To(
+                    Location::Peer { ifindex } | Location::Device { ifindex },
+                ) => ifindex == row.target && spec.target_mac == key.target_mac,
+                _ => spec.target_mac == key.target_mac,
+            });
+            if is_same && engine.tables().check_flow(&flow).is_ok() {
+                engine.put_flows(&[flow], &mut Vec::new());
+            } else {
+                surplus.push(key);
+            }
+        }
+        drop(engine);
+        kernel.delete_flows(&surplus)
+    }
+
+    /// Writes flows and lets the packets go that waited for them; says how many were written. Those
+    /// that do not follow from the tables in force are left out and asked for again.
+    pub(crate) fn put_flows(&self, flows: Vec<Flow>) -> Result<usize, Failure> {
+        if flows.is_empty() {
+            return Ok(0);
+        }
+        let mut kernel = self.kernel();
+        let mut engine = self.engine();
+        let flows = engine.check_flows(flows);
+        let specs: Vec<FlowSpec> =
+            flows.iter().filter_map(|flow| flow_spec(&engine, flow)).collect();
+        drop(engine);
+        kernel.datapath.put_flows(&specs)?;
+        let mut out = Vec::new();
+        let has_misses = {
+            let mut engine = self.engine();
+            engine.put_flows(&flows, &mut out);
+            engine.has_misses()
+        };
+        drop(kernel);
+        self.send(out);
+        if has_misses {
+            self.misses.notify_one();
+        }
+        Ok(flows.len())
+    }
+
+    /// Removes flows, or all; says how many there were.
+    pub(crate) fn delete_flows(&self, keys: Option<&[FlowKey]>) -> Result<usize, Failure> {
+        let mut kernel = self.kernel();
+        let mut engine = self.engine();
+        match keys {
+            None => {
+                let keys: Vec<FlowKey> = engine.flows().iter().map(Flow::key).collect();
+                kernel.datapath.delete_all_flows()?;
+                Ok(engine.delete_flows(&keys))
+            }
+            Some(keys) => {
+                let kernel_keys: Vec<_> =
+                    keys.iter().filter_map(|key| kernel_flow_key(&engine, *key)).collect();
+                kernel.datapath.delete_flows(&kernel_keys)?;
+                Ok(engine.delete_flows(keys))
+            }
+        }
+    }
+
+    /// The flows in force, with the time since their last packet.
+    pub(crate) fn flows(&self) -> Result<Vec<(Flow, Duration)>, Failure> {
+        let kernel = self.kernel();
+        let engine = self.engine();
+        let now_s = monotonic_s();
+        let rows = kernel.datapath.flows()?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(key, row)| {
+                let flow = engine.flows().get((key.source_endpoint_id, row.target_endpoint_id))?;
+                Some((*flow, Duration::from_secs(u64::from(now_s.saturating_sub(row.last_used_s)))))
+            })
+            .collect())
+    }
+
+    /// Forgets flows without packets.
+    pub(crate) fn expire_flows(&self) -> Result<usize, Failure> {
+        let idle_max = Duration::from_secs(u64::from(self.config.flow_idle_s));
+        let flows = self.flows()?;
+        let idle: Vec<FlowKey> = flows
+            .iter()
+            .filter(|(_, idle)| *idle >= idle_max)
+            .map(|(flow, _)| flow.key())
+            .collect();
+        self.delete_flows(Some(&idle))
+    }
+
+    /// The next misses to hand over.
+    pub(crate) fn poll_misses(&self) -> Vec<Miss> {
+        self.engine().poll_misses()
+    }
+
+    /// A forwarder is there that knows nothing of earlier misses.
+    pub(crate) fn handle_new_forwarder(&self) {
+        self.engine().handle_new_forwarder();
+        self.misses.notify_one();
+    }
+
+    /// The forwarder has no answer.
+    pub(crate) fn drop_unresolved(&self, keys: &[FlowKey]) {
+        let mut out = Vec::new();
+        self.engine().handle_unresolved(keys, &mut out);
+        self.send(out);
+    }
+
+    /// Makes a namespace or a TAP a port.
+    pub(crate) fn attach(&self, request: proto::AttachPortRequest) -> Result<Attached, Failure> {
+        let _attaching = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = Wanted::parse(&request)?;
+        let endpoint_id = wanted.endpoint.endpoint_id;
+        if let Some(attached) = self.find_attached(&wanted, &request)? {
+            return Ok(attached);
+        }
+        let (saved, link) = match &request.attachment {
+            Some(Attachment::Netns(netns)) => self.make_netns_port(&wanted, netns)?,
+            Some(Attachment::Tap(tap)) => self.take_tap(&tap.device)?,
+            None => return Err(Failure::invalid("it is not said what to attach: netns or tap")),
+        };
+        let is_made = matches!(request.attachment, Some(Attachment::Netns(_)));
+        let saved = SavedPort { request: Some(request), ..saved };
+        let mut kernel = self.kernel();
+        let port = wanted.into_port(&saved);
+        let attached = self.begin_port(&mut kernel, &port, &link).and_then(|()| {
+            kernel.ports.insert(endpoint_id, saved.clone());
+            kernel.save()
+        });
+        if let Err(failure) = attached {
+            // The first error is the one to tell.
+            let _ = self.end_port(&mut kernel, endpoint_id, link.ifindex);
+            if is_made {
+                let _ = kernel.links.delete(&saved.host_device);
+            }
+            return Err(failure);
+        }
+        Ok(Attached { host_device: saved.host_device, ifindex: saved.ifindex, is_new: true })
+    }
+
+    /// The port, when it is there already as it is wanted. One whose device is gone makes room.
+    fn find_attached(
+        &self,
+        wanted: &Wanted,
+        request: &proto::AttachPortRequest,
+    ) -> Result<Option<Attached>, Failure> {
+        let endpoint_id = wanted.endpoint.endpoint_id;
+        let mut kernel = self.kernel();
+        let Some(saved) = kernel.ports.get(&endpoint_id).cloned() else { return Ok(None) };
+        if kernel.find_device(&saved)?.is_none() {
+            self.remove_port(&mut kernel, endpoint_id, &saved)?;
+            return Ok(None);
+        }
+        let is_same =
+            saved.request.as_ref().is_some_and(|before| before.attachment == request.attachment);
+        if !is_same {
+            return Err(Failure::attached_differently(endpoint_id, &saved.host_device));
+        }
+        Ok(Some(Attached { host_device: saved.host_device, ifindex: saved.ifindex, is_new: false }))
+    }
+
+    fn make_netns_port(
+        &self,
+        wanted: &Wanted,
+        netns: &proto::NetnsAttachment,
+    ) -> Result<(SavedPort, Link), Failure> {
+        let inner_name = if netns.device.is_empty() { INNER_DEVICE_DEFAULT } else { &netns.device };
+        if inner_name.len() > DEVICE_NAME_BYTES_MAX
+            || inner_name.contains(['/', ' '])
+            || inner_name.starts_with('.')
+        {
+            return Err(Failure::invalid(format!("{inner_name:?} is no name of a device")));
+        }
+        let (namespace, socket) = self.netns.open_namespace(Path::new(&netns.path))?;
+        let mut inner = Links::of_socket(socket)?;
+        if inner.find(inner_name)?.is_some() {
+            return Err(Failure::device_taken(inner_name, &netns.path));
+        }
+        let name = self.config.port_device(wanted.endpoint.endpoint_id);
+        let mut links = Links::open()?;
+        // Nobody has an endpoint's device without a port: it is left over from an attach that was
+        // cut off.
+        links.delete(&name)?;
+        let device = InnerDevice {
+            name: inner_name,
+            netns: namespace.as_fd(),
+            mac: wanted.endpoint.mac.0,
+            mtu_bytes: wanted.network.mtu_bytes,
+            addresses: &wanted.addresses,
+            keep_routes: netns.keep_routes,
+        };
+        let link = links.make_veth(&name, &device, &mut inner)?;
+        let saved =
+            SavedPort { request: None, host_device: name, ifindex: link.ifindex, is_peer: true };
+        Ok((saved, link))
+    }
+
+    fn take_tap(&self, device: &str) -> Result<(SavedPort, Link), Failure> {
+        let mut kernel = self.kernel();
+        if let Some((holder, _)) = kernel.ports.iter().find(|(_, port)| port.host_device == device)
+        {
+            return Err(Failure::already_attached(device, *holder));
+        }
+        let is_own = device == self.config.slow_device();
+        let link = kernel.links.find(device)?.filter(|link| link.is_tap && !is_own);
+        let link = link.ok_or_else(|| Failure::device_missing(device))?;
+        let saved = SavedPort {
+            request: None,
+            host_device: device.to_owned(),
+            ifindex: link.ifindex,
+            is_peer: false,
+        };
+        Ok((saved, link))
+    }
+
+    /// Programs first, then up, then the tables: no frame passes unguarded, and none comes before
+    /// it can be delivered.
+    fn begin_port(&self, kernel: &mut Kernel, port: &Port, link: &Link) -> Result<(), Failure> {
+        let plan =
+            self.engine().tables().plan_port(port.endpoint.endpoint_id, Some(port.clone()))?;
+        kernel.attach_port(port)?;
+        if let Some(bridge) = kernel.bridge_ifindex {
+            kernel.links.set_master(link.ifindex, bridge)?;
+        }
+        kernel.links.set_up_silent(link.ifindex)?;
+        self.bring_into_force(kernel, plan)
+    }
+
+    fn end_port(&self, kernel: &mut Kernel, endpoint_id: u32, ifindex: u32) -> Result<(), Failure> {
+        let plan = self.engine().tables().plan_port(endpoint_id, None)?;
+        self.bring_into_force(kernel, plan)?;
+        kernel.datapath.detach_port(ifindex)?;
+        Ok(())
+    }
+
+    fn remove_port(
+        &self,
+        kernel: &mut Kernel,
+        endpoint_id: u32,
+        saved: &SavedPort,
+    ) -> Result<(), Failure> {
+        self.end_port(kernel, endpoint_id, saved.ifindex)?;
+        if saved.is_peer {
+            kernel.links.delete(&saved.host_device)?;
+        } else if let Some(link) = kernel.find_device(saved)? {
+            // A TAP is its owner's again.
+            kernel.links.set_master(link.ifindex, 0)?;
+        }
+        kernel.datapath.forget_counters(endpoint_id)?;
+        kernel.ports.remove(&endpoint_id);
+        kernel.save()
+    }
+
+    /// Removes a port; false when there was none.
+    pub(crate) fn detach(&self, endpoint_id: u32) -> Result<bool, Failure> {
+        let _attaching = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernel = self.kernel();
+        let Some(saved) = kernel.ports.get(&endpoint_id).cloned() else { return Ok(false) };
+        self.remove_port(&mut kernel, endpoint_id, &saved)?;
+        Ok(true)
+    }
+
+    /// All ports with their counters.
+    pub(crate) fn ports(&self) -> Result<Vec<PortReport>, Failure> {
+        let mut kernel = self.kernel();
+        let ports = kernel.ports.clone();
+        ports
+            .into_iter()
+            .map(|(endpoint_id, port)| {
+                let is_lost = kernel.find_device(&port)?.is_none();
+                let counters = kernel.datapath.counters(endpoint_id)?.unwrap_or_default();
+                Ok(PortReport { endpoint_id, port, is_lost, counters })
+            })
+            .collect()
+    }
+
+    /// Where an endpoint's namespace is.
+    pub(crate) fn netns_path(&self, endpoint_id: u32) -> Result<String, Failure> {
+        let kernel = self.kernel();
+        let saved =
+            kernel.ports.get(&endpoint_id).ok_or_else(|| Failure::port_not_found(endpoint_id))?;
+        match saved.request.as_ref().and_then(|request| request.attachment.as_ref()) {
+            Some(Attachment::Netns(netns)) => Ok(netns.path.clone()),
+            _ => Err(Failure::invalid(format!(
+                "endpoint {endpoint_id} is a TAP: nothing can be sent from inside it"
+            ))),
+        }
+    }
+
+    /// A socket for echo requests from inside an endpoint's namespace.
+    pub(crate) fn open_echo(
+        &self,
+        path: &str,
+        target: IpAddr,
+    ) -> Result<std::os::fd::OwnedFd, Failure> {
+        let family = if target.is_ipv4() { weft_netns::Family::V4 } else { weft_netns::Family::V6 };
+        Ok(self.netns.open_echo(Path::new(path), family)?)
+    }
+
+    /// Follows what changed at the host: the way to other hosts, and devices of ports.
+    pub(crate) fn follow(&self, changes: &[weft_io::Change]) -> Result<(), Failure> {
+        let mut kernel = self.kernel();
+        let underlay = &kernel.underlay;
+        let is_of_underlay = |change: &weft_io::Change| match *change {
+            weft_io::Change::Anything => true,
+            weft_io::Change::Link { ifindex } => underlay.devices().contains_key(&ifindex),
+            weft_io::Change::Neighbour { ifindex, address } => {
+                underlay.is_next_hop(ifindex, address)
+            }
+        };
+        if changes.iter().any(is_of_underlay) {
+            let peers: Vec<_> = self.engine().tables().peers().cloned().collect();
+            kernel.refresh_underlay(peers.iter())?;
+        }
+        let ports: Vec<_> = kernel.ports.iter().map(|(id, port)| (*id, port.clone())).collect();
+        for (endpoint_id, port) in ports {
+            let is_changed = changes.iter().any(|change| match change {
+                weft_io::Change::Anything => true,
+                weft_io::Change::Link { ifindex } => *ifindex == port.ifindex,
+                weft_io::Change::Neighbour { .. } => false,
+            });
+            if is_changed {
+                self.end_if_lost(&mut kernel, endpoint_id, &port)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A port whose device went away leaves the tables; what was counted for it stays until it is
+    /// detached.
+    fn end_if_lost(
+        &self,
+        kernel: &mut Kernel,
+        endpoint_id: u32,
+        port: &SavedPort,
+    ) -> Result<(), Failure> {
+        let is_in_tables = self.engine().tables().port(endpoint_id).is_some();
+        if is_in_tables && kernel.find_device(port)?.is_none() {
+            self.end_port(kernel, endpoint_id, port.ifindex)?;
+            log::warn(
+                "the device of a port is gone",
+                json!({ "endpoint_id": endpoint_id, "device": port.host_device }),
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn report(&self) -> Result<Report, Failure> {
+        let kernel = self.kernel();
+        let engine = self.engine();
+        Ok(Report {
+            instance_id: kernel.instance_id.clone(),
+            table_revision: engine.tables().revision(),
+            local_host_id: engine.tables().local_host_id(),
+            flow_count: engine.flows().len(),
+            waiting_bytes: engine.waiting_bytes(),
+            devices: kernel
+                .underlay
+                .devices()
+                .iter()
+                .map(|(ifindex, device)| (*ifindex, device.clone()))
+                .collect(),
+            counters: kernel.datapath.host_counters()?,
+        })
+    }
+}
+
+impl Kernel {
+    /// Makes the kernel follow a plan. Hosts come before the tables that name them, and go after.
+    fn write(&mut self, writes: Writes) -> Result<(), Failure> {
+        // With ports alone, tables of an earlier process may be in force, and stay so until the
+        // forwarder has sent its own.
+        let Writes { changes, peers, ports, revision: 1.. } = writes else { return Ok(()) };
+        let mut removed_peers = changes.removed_peers.clone();
+        if !self.is_in_step {
+            let kept: BTreeSet<u32> = changes.put_peers.iter().map(|peer| peer.host_id).collect();
+            removed_peers.extend(self.datapath.peers()?.difference(&kept));
+        }
+        if !changes.put_peers.is_empty() {
+            self.refresh_underlay(peers.iter())?;
+        }
+        let delta = delta(&changes)?;
+        if !self.is_in_step {
+            self.datapath.replace_world(&delta)?;
+        } else if !delta.is_empty() {
+            self.datapath.apply_world(&delta)?;
+        }
+        for host_id in removed_peers {
+            self.underlay.remove(host_id, &mut self.datapath)?;
+        }
+        for port in &ports {
+            self.attach_port(port)?;
+        }
+        self.is_in_step = true;
+        Ok(())
+    }
+
+    fn refresh_underlay<'a>(
+        &mut self,
+        peers: impl Iterator<Item = &'a Peer>,
+    ) -> Result<(), Failure> {
+        self.underlay.refresh(peers, &mut self.links, &mut self.routes, &mut self.datapath)
+    }
+
+    fn attach_port(&mut self, port: &Port) -> Result<(), Failure> {
+        let place = Place::Port { ifindex: port.ifindex, is_peer: port.is_peer };
+        let endpoint =
+            kernel_endpoint(&Row { endpoint: port.endpoint.clone(), vni: port.network.vni, place });
+        let mtu = u16::try_from(port.network.mtu_bytes)
+            .map_err(|_| Failure::invalid("the MTU is too large"))?;
+        Ok(self.datapath.attach_port(&PortSpec::new(&endpoint, mtu))?)
+    }
+
+    /// Takes over a port of an earlier process. What cannot be, because the device is gone, stays
+    /// listed as lost.
+    fn restore(&mut self, saved: SavedPort, engine: &mut Engine) -> Result<(), Failure> {
+        let Some(request) = &saved.request else { return Ok(()) };
+        let Ok(wanted) = Wanted::parse(request) else { return Ok(()) };
+        let endpoint_id = wanted.endpoint.endpoint_id;
+        if self.find_device(&saved)?.is_some() {
+            let port = wanted.into_port(&saved);
+            let is_attached = self
+                .datapath
+                .ports()?
+                .get(&saved.ifindex)
+                .is_some_and(|row| row.endpoint_id == endpoint_id);
+            if !is_attached {
+                self.attach_port(&port)?;
+            }
+            let plan = engine.tables().plan_port(endpoint_id, Some(port))?;
+            engine.commit(plan, &mut Vec::new());
+        }
+        self.ports.insert(endpoint_id, saved);
+        Ok(())
+    }
+
+    /// A port's device, while it is the one with which the port was made.
+    fn find_device(&mut self, saved: &SavedPort) -> Result<Option<Link>, Failure> {
+        let link = self.links.get(saved.ifindex)?;
+        Ok(link.filter(|link| link.name == saved.host_device))
+    }
+
+    fn delete_flows(&mut self, keys: &[weft_abi::FlowKey]) -> Result<(), Failure> {
+        self.datapath.delete_flows(keys)?;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let state = State {
+            instance_id: self.instance_id.clone(),
+            ports: self.ports.values().cloned().collect(),
+        };
+        Ok(self.state_file.save(&state)?)
+    }
+
+    /// Removes what earlier processes left and nobody wants, once the tables are complete.
+    fn sweep(&mut self, config: &Config) -> Result<(), Failure> {
+        let ports: BTreeSet<u32> = self.ports.values().map(|port| port.ifindex).collect();
+        let underlay = self.underlay.devices().iter().filter(|(_, device)| device.is_by_programs());
+        let mut devices: BTreeSet<_> =
+            underlay.map(|(ifindex, _)| (DeviceRole::Underlay, *ifindex)).collect();
+        devices.insert((DeviceRole::Slow, self.slow_ifindex));
+        devices.insert((DeviceRole::Vxlan, self.vxlan_ifindex));
+        self.datapath.retain(&ports, &devices)?;
+        for link in self.links.list()? {
+            if config.is_port_device(&link.name)
+                && link.kind == "veth"
+                && !ports.contains(&link.ifindex)
+            {
+                self.links.delete(&link.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel has to be told, worked out while the engine is at hand: the writing takes longer
+/// than the slow thread may wait for it.
+struct Writes {
+    revision: u64,
+    changes: KernelChanges,
+    /// All other hosts, where some changed.
+    peers: Vec<Peer>,
+    /// Ports to write again.
+    ports: Vec<Port>,
+}
+
+impl Writes {
+    fn prepare(engine: &Engine, plan: &mut Plan, is_in_step: bool) -> Self {
+        let tables = engine.tables();
+        let changes =
+            if is_in_step { mem::take(&mut plan.kernel) } else { tables.everything_with(plan) };
+        let peers = if changes.put_peers.is_empty() {
+            Vec::new()
+        } else {
+            tables.peers_with(plan).cloned().collect()
+        };
+        let facts = changes.ports.iter().filter_map(|id| tables.port_facts_with(plan, *id));
+        let ports = facts.map(|(port, endpoint, network)| Port {
+            endpoint: endpoint.clone(),
+            network: network.clone(),
+            ..port.clone()
+        });
+        Self { revision: plan.revision(), ports: ports.collect(), peers, changes }
+    }
+}
+
+/// Removes every device, program and table of a shuttle that does not run.
+pub(crate) fn clean_up(config: &Config) -> Result<(), Failure> {
+    let mut links = Links::open()?;
+    for link in links.list()? {
+        let is_port = config.is_port_device(&link.name) && link.kind == "veth";
+        let is_own = [config.slow_device(), config.vxlan_device(), config.bridge_device()]
+            .contains(&link.name);
+        if is_port || is_own {
+            links.delete(&link.name)?;
+        }
+    }
+    remove_pins(&config.bpffs)?;
+    StateFile::in_folder(&config.state_folder).remove()?;
+    Ok(())
+}
+
+/// A pin is what keeps a program, map or link. They lie in folders, one for each version of the
+/// layouts; the files beside those are the bpffs's own.
+fn remove_pins(bpffs: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(bpffs) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What is wanted of a port, checked.
+struct Wanted {
+    endpoint: weft_engine::Endpoint,
+    network: weft_engine::Network,
+    addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Wanted {
+    fn parse(request: &proto::AttachPortRequest) -> Result<Self, Failure> {
+        let endpoint =
+            request.endpoint.as_ref().ok_or_else(|| Failure::invalid("the endpoint is missing"))?;
+        let network =
+            request.network.as_ref().ok_or_else(|| Failure::invalid("the network is missing"))?;
+        let (endpoint, network) = (convert::endpoint(endpoint)?, convert::network(network)?);
+        if endpoint.network_id != network.network_id {
+            return Err(Failure::invalid("the endpoint is of another network than the one given"));
+        }
+        if endpoint.addresses.len() != request.prefix_lengths_bits.len() {
+            return Err(Failure::invalid("each address needs the length of its prefix"));
+        }
+        let addresses =
+            endpoint.addresses.iter().zip(&request.prefix_lengths_bits).map(|(address, bits)| {
+                let bits_max = if address.is_ipv4() { 32 } else { 128 };
+                let bits = u8::try_from(*bits).ok().filter(|bits| *bits <= bits_max);
+                Ok((
+                    *address,
+                    bits.ok_or_else(|| Failure::invalid(format!("{address} has no such prefix")))?,
+                ))
+            });
+        let addresses = addresses.collect::<Result<_, Failure>>()?;
+        Ok(Self { endpoint, network, addresses })
+    }
+
+    fn into_port(self, saved: &SavedPort) -> Port {
+        Port {
+            endpoint: self.endpoint,
+            network: self.network,
+            ifindex: saved.ifindex,
+            is_peer: saved.is_peer,
+        }
+    }
+}
+
+fn tap_failure(config: &Config, error: &io::Error) -> Failure {
+    let node = config.tun_node.display();
+    let remedy = match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "another shuttle runs: stop it, or give this one its own --device-prefix"
+        }
+        Some(libc::EACCES) => "let the shuttle's user open it",
+        Some(libc::ENOENT | libc::ENODEV) => "modprobe tun",
+        _ => "the shuttle needs CAP_NET_ADMIN",
+    };
+    Failure::internal(format!(
+        "cannot make TAP {} with {node}: {error}; {remedy}",
+        config.slow_device()
+    ))
+}
+
+/// The VXLAN device asks its bridge for headroom, and the bridge asks its other ports: so packets
+/// from endpoints come with room for the outer headers, which saves a copy. The bridge is down and
+/// forwards nothing. Without bridges in the kernel it just is not as fast.
+fn make_bridge(config: &Config, links: &mut Links, vxlan_ifindex: u32) -> Option<u32> {
+    let made = links.make_bridge(&config.bridge_device()).and_then(|bridge| {
+        links.set_master(vxlan_ifindex, bridge.ifindex)?;
+        Ok(bridge.ifindex)
+    });
+    made.inspect_err(|error| {
+        log::warn("packets get no headroom", json!({ "error": error.to_string() }));
+    })
+    .ok()
+}
+
+fn new_instance_id(datapath: &Datapath) -> String {
+    format!("{:x}-{:x}", log::now_us(), datapath.instance())
+}
+
+fn kernel_flow_key(
+    engine: &Engine,
+    (source_endpoint_id, target): FlowKey,
+) -> Option<weft_abi::FlowKey> {
+    let target_mac = engine.tables().row(target)?.endpoint.mac.0;
+    Some(weft_abi::FlowKey { source_endpoint_id, target_mac, pad: 0 })
+}
+
+fn flow_spec(engine: &Engine, flow: &Flow) -> Option<FlowSpec> {
+    let row = engine.tables().row(flow.target_endpoint_id)?;
+    Some(FlowSpec {
+        source_endpoint_id: flow.source_endpoint_id,
+        target_mac: row.endpoint.mac.0,
+        target_endpoint_id: flow.target_endpoint_id,
+        target: match flow.target {
+            FlowTarget::Drop(reason) => weft_kernel::FlowTarget::Drop(reason),
+            FlowTarget::Port | FlowTarget::Host(_) => {
+                weft_kernel::FlowTarget::To(location(row.place))
+            }
+        },
+    })
+}
+
+const fn location(place: Place) -> Location {
+    match place {
+        Place::Port { ifindex, is_peer: true } => Location::Peer { ifindex },
+        Place::Port { ifindex, is_peer: false } => Location::Device { ifindex },
+        Place::Host(host_id) => Location::Host { host_id },
+    }
+}
+
+fn kernel_endpoint(row: &Row) -> weft_kernel::Endpoint {
+    let prefixes = row.endpoint.allowed_prefixes.iter();
+    weft_kernel::Endpoint {
+        endpoint_id: row.endpoint.endpoint_id,
+        vni: row.vni,
+        mac: row.endpoint.mac.0,
+        addresses: row.endpoint.addresses.clone(),
+        allowed_prefixes: prefixes
+            .map(|prefix| weft_kernel::Prefix {
+                address: prefix.address,
+                length_bits: prefix.length_bits,
+            })
+            .collect(),
+        location: location(row.place),
+    }
+}
+
+fn delta(changes: &KernelChanges) -> Result<Delta, Failure> {
+    let mut delta = Delta::default();
+    for row in &changes.removed {
+        delta.remove_endpoint(&kernel_endpoint(row));
+    }
+    for row in &changes.put {
+        delta.put_endpoint(&kernel_endpoint(row));
+    }
+    for (vni, members) in &changes.members {
+        match members {
+            Some(members) => delta.put_network(*vni, &members.ifindexes, &members.host_ids)?,
+            None => delta.remove_network(*vni),
+        }
+    }
+    Ok(delta)
+}
+
+/// `CLOCK_MONOTONIC` in seconds, the clock of the programs.
+fn monotonic_s() -> u32 {
+    // SAFETY: all-zero is a valid timespec; the call fills it and cannot fail for this clock.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time);
+        time
+    };
+    u32::try_from(time.tv_sec).unwrap_or(u32::MAX)
+}
