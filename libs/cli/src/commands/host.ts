@@ -1,0 +1,173 @@
+import { UnavailableError, WeftError } from '@weft/errors'
+import { formatIpAddress } from '@weft/net'
+import type { CacheStatus, Host, HostAddress, HostKind, HostStatus } from '@weft/sdk'
+import type { Command } from 'commander'
+import { checkName, collect, collectLabels, parseHostAddress } from '../arguments.ts'
+import { fieldsView, formatDuration, sentenceView, tableView } from '../output.ts'
+import type { Act } from '../program.ts'
+import type { Session } from '../session.ts'
+import { addressText, labelText, removedView, storedFields } from '../views.ts'
+
+interface AddOptions {
+  readonly address: HostAddress[]
+  readonly vxlanPeer: boolean
+  readonly label?: Record<string, string>
+}
+
+export function registerHost(program: Command, act: Act): void {
+  const host = program
+    .command('host')
+    .description('machines that run a forwarder, and foreign VXLAN peers')
+
+  host
+    .command('add <name>')
+    .description('add a host')
+    .requiredOption(
+      '--address <address@zone>',
+      'underlay address; may be repeated',
+      collect(parseHostAddress),
+    )
+    .option('--vxlan-peer', 'a foreign machine with a plain VXLAN device', false)
+    .option('--label <key=value>', 'a label; may be repeated', collectLabels)
+    .addHelpText(
+      'after',
+      '\nExamples:\n  weft host add alpha --address 192.0.2.11@rack-7\n  weft host add switch --address 192.0.2.99@rack-7 --vxlan-peer\n',
+    )
+    .action(
+      act(async (session, name: string, options: AddOptions) => {
+        const kind: HostKind = options.vxlanPeer ? 'vxlan-peer' : 'weft'
+        const request = {
+          name: checkName('host', name),
+          kind,
+          addresses: options.address,
+          labels: options.label ?? {},
+        }
+        const created = await (await session.weft()).hosts.create(request)
+        return sentenceView(created, `host ${created.name} added with id ${created.id}`)
+      }),
+    )
+
+  host
+    .command('ls')
+    .description('list hosts')
+    .addHelpText('after', '\nExample:\n  weft host ls\n')
+    .action(
+      act(async (session) => {
+        const rows = await Array.fromAsync((await session.weft()).hosts.list())
+        return tableView<Host>(
+          rows,
+          [
+            { title: 'NAME', value: (row) => row.name },
+            { title: 'ID', value: (row) => String(row.id) },
+            { title: 'KIND', value: (row) => row.kind },
+            { title: 'ADDRESSES', value: hostAddressText },
+            { title: 'LABELS', value: (row) => labelText(row.labels) },
+          ],
+          'no hosts; add one: weft host add NAME --address ADDRESS@ZONE',
+        )
+      }),
+    )
+
+  host
+    .command('show <name>')
+    .description('show a host, and how it is if its API can be reached from here')
+    .addHelpText('after', '\nExample:\n  weft host show alpha\n')
+    .action(
+      act(async (session, name: string) => {
+        const record = await (await session.weft()).hosts.get(name)
+        const status = await statusOf(session, record)
+        return fieldsView({ ...record, status }, [
+          ...storedFields(record),
+          ['kind', record.kind],
+          ['addresses', hostAddressText(record)],
+          ...(status === undefined ? [] : statusFields(status)),
+        ])
+      }),
+    )
+
+  host
+    .command('set <name>')
+    .description("replace a host's underlay addresses")
+    .requiredOption(
+      '--address <address@zone>',
+      'underlay address; may be repeated',
+      collect(parseHostAddress),
+    )
+    .addHelpText('after', '\nExample:\n  weft host set alpha --address 192.0.2.12@rack-7\n')
+    .action(
+      act(async (session, name: string, options: { address: HostAddress[] }) => {
+        const changed = await (await session.weft()).hosts.update({
+          name,
+          addresses: options.address,
+        })
+        return sentenceView(changed, `host ${name} has ${hostAddressText(changed)} now`)
+      }),
+    )
+
+  host
+    .command('rm <name>')
+    .description('remove a host to which no endpoint is assigned')
+    .addHelpText('after', '\nExample:\n  weft host rm alpha\n')
+    .action(
+      act(async (session, name: string) =>
+        removedView('host', name, await (await session.weft()).hosts.delete(name)),
+      ),
+    )
+}
+
+/** The host's own view. Undefined where no way leads to it from here or it does not answer. */
+async function statusOf(session: Session, record: Host): Promise<HostStatus | undefined> {
+  const context = await session.context()
+  const isKnown = Object.hasOwn(context.hosts, record.name)
+  if (record.kind !== 'weft' || (!isKnown && context.localHost === undefined)) return undefined
+  try {
+    const status = await (await session.weft()).host(isKnown ? record.name : undefined).status()
+    return status.hostId === record.id ? status : undefined
+  } catch (error) {
+    if (error instanceof UnavailableError) return undefined
+    throw error instanceof WeftError
+      ? error
+      : new UnavailableError({ service: 'host', address: record.name })
+  }
+}
+
+function statusFields(status: HostStatus): [string, string][] {
+  const caches = [cacheText(status.resolutions), cacheText(status.decisions)] as const
+  return [
+    ['kernel', status.kernel],
+    ['forwarder', status.version],
+    ['shuttle', status.shuttleVersion],
+    ['tables', tableText(status)],
+    [
+      'holds',
+      `${status.networks} networks, ${status.endpoints} endpoints, ${status.peers} peers, ${status.ports} ports, ${status.flows} flows`,
+    ],
+    ['resolutions', caches[0]],
+    ['decisions', caches[1]],
+    ...status.underlayDevices.map((device): [string, string] => [
+      `device ${device.name}`,
+      `${addressText(device.addresses)}, MTU ${device.mtuBytes}, VXLAN built by ${device.encapsulation}, stripped by ${device.decapsulation}${device.reason && ` (${device.reason})`}`,
+    ]),
+    ...status.dependencies.map((dependency): [string, string] => [
+      dependency.name,
+      `${dependency.health} at ${dependency.address}, answered ${formatDuration(dependency.ageMs)} ago${dependency.error && `: ${dependency.error}`}`,
+    ]),
+  ]
+}
+
+export function tableText({ tableRevision, tableAgeMs, fromDisk }: HostStatus): string {
+  const origin = fromDisk ? ', from disk and not confirmed since' : ''
+  return `revision ${tableRevision}, ${formatDuration(tableAgeMs)} old${origin}`
+}
+
+function cacheText(cache: CacheStatus): string {
+  const age =
+    cache.entries === 0
+      ? ''
+      : `, oldest ${formatDuration(cache.oldestAgeMs)} of ${formatDuration(cache.horizonMs)}`
+  return `${cache.entries} kept at revision ${cache.revision}${age}; ${cache.hits} hits, ${cache.misses} misses, ${cache.staleAnswers} stale answers`
+}
+
+function hostAddressText({ addresses }: Host): string {
+  return addresses.map(({ address, zone }) => `${formatIpAddress(address)}@${zone}`).join(', ')
+}

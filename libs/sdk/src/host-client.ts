@@ -1,0 +1,212 @@
+import { randomUUID } from 'node:crypto'
+import { ipToBytes } from '@weft/net'
+import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import {
+  type CacheStatus as CacheStatusMessage,
+  type Connection as ConnectionMessage,
+  ForwarderServiceService,
+  Health,
+  type Port as PortMessage,
+  PortState,
+} from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
+import { type Client, connect } from '@weft/rpc'
+import { decodeAddress, decodeMac, present } from './decode.ts'
+import type {
+  Attachment,
+  CacheStatus,
+  Connection,
+  EndpointRef,
+  HostStatus,
+  PingOptions,
+  PingReply,
+  Port,
+} from './types.ts'
+
+/** The API of one host: what is attached there, what it talks to, how it is. */
+export class HostClient implements AsyncDisposable {
+  readonly target: string
+  readonly #rpc: Client<typeof ForwarderServiceService>
+
+  /** @param target `unix:/PATH` of the host API */
+  constructor(target: string) {
+    this.target = target
+    this.#rpc = connect(target, ForwarderServiceService)
+  }
+
+  /** Assigns an endpoint to the host and joins a namespace or TAP device to it. `created` is false for a repeated call. */
+  async attach(
+    ref: EndpointRef,
+    attachment: Attachment,
+    signal?: AbortSignal,
+  ): Promise<{ port: Port; created: boolean }> {
+    const request = {
+      idempotencyKey: randomUUID(),
+      tenant: ref.tenant,
+      network: ref.network,
+      endpoint: ref.endpoint,
+      attachment: encodeAttachment(attachment),
+    }
+    const { port, created } = await this.#rpc.attachPort(request, signal && { signal })
+    return { port: decodePort(present(port, 'port')), created }
+  }
+
+  /** Undoes `attach`. False if there was nothing to undo. */
+  async detach(ref: EndpointRef): Promise<boolean> {
+    const { tenant, network, endpoint } = ref
+    const request = { idempotencyKey: randomUUID(), tenant, network, endpoint }
+    return (await this.#rpc.detachPort(request)).detached
+  }
+
+  async listPorts(): Promise<Port[]> {
+    return (await this.#rpc.listPorts({})).ports.map(decodePort)
+  }
+
+  async listConnections(): Promise<Connection[]> {
+    return (await this.#rpc.listConnections({})).connections.map(decodeConnection)
+  }
+
+  async status(): Promise<HostStatus> {
+    const answer = await this.#rpc.getStatus({})
+    return {
+      hostId: answer.hostId,
+      host: answer.host,
+      version: answer.version,
+      shuttleVersion: answer.shuttleVersion,
+      kernel: answer.kernel,
+      dependencies: answer.dependencies.map(({ name, address, health, ageMs, error }) => ({
+        name,
+        address,
+        health: HEALTH_WORDS[health] ?? 'unknown',
+        ageMs: Number(ageMs),
+        error,
+      })),
+      tableRevision: answer.tableRevision,
+      tableAgeMs: Number(answer.tableAgeMs),
+      fromDisk: answer.fromDisk,
+      resolutions: decodeCache(answer.resolutions),
+      decisions: decodeCache(answer.decisions),
+      underlayDevices: answer.underlayDevices.map((device) => ({
+        name: device.name,
+        addresses: device.addresses.map(decodeAddress),
+        mtuBytes: device.mtuBytes,
+        encapsulation: device.encapsulation,
+        decapsulation: device.decapsulation,
+        reason: device.reason,
+      })),
+      networks: answer.networks,
+      endpoints: answer.endpoints,
+      peers: answer.peers,
+      ports: answer.ports,
+      flows: answer.flows,
+      drops: answer.hostDrops,
+    }
+  }
+
+  /** Sends echo requests from an endpoint of this host and yields each outcome as it comes. */
+  async *ping(options: PingOptions): AsyncGenerator<PingReply, void, undefined> {
+    const { signal, target, ...request } = options
+    const replies = this.#rpc.ping(
+      { ...request, targetAddress: ipToBytes(target) },
+      signal && { signal },
+    )
+    for await (const { sequence, outcome } of replies) {
+      if (outcome?.$case === 'rttNs') yield { sequence, outcome: 'answered', rttNs: outcome.value }
+      else if (outcome?.$case === 'unreachable') {
+        yield { sequence, outcome: 'unreachable', problem: outcome.value }
+      } else yield { sequence, outcome: 'timed-out' }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#rpc[Symbol.asyncDispose]()
+  }
+}
+
+const HEALTH_WORDS: { readonly [health: number]: 'ok' | 'stale' } = {
+  [Health.HEALTH_OK]: 'ok',
+  [Health.HEALTH_STALE]: 'stale',
+}
+const STATE_WORDS: { readonly [state: number]: 'up' | 'lost' } = {
+  [PortState.PORT_STATE_UP]: 'up',
+  [PortState.PORT_STATE_LOST]: 'lost',
+}
+const MECHANISM_WORDS: { readonly [mechanism: number]: Connection['mechanism'] } = {
+  [Mechanism.MECHANISM_SAME_HOST]: 'same-host',
+  [Mechanism.MECHANISM_DIRECT]: 'direct',
+  [Mechanism.MECHANISM_RELAYED]: 'relayed',
+}
+const CARRIER_WORDS: { readonly [carrier: number]: Connection['carrier'] } = {
+  [Carrier.CARRIER_NONE]: 'none',
+  [Carrier.CARRIER_VXLAN]: 'vxlan',
+  [Carrier.CARRIER_SEALED]: 'sealed',
+}
+
+function encodeAttachment(attachment: Attachment): NonNullable<PortMessage['attachment']> {
+  if (attachment.kind === 'tap') return { $case: 'tap', value: { device: attachment.device } }
+  const { path, device = '', keepRoutes = false } = attachment
+  return { $case: 'netns', value: { path, device, keepRoutes } }
+}
+
+function decodeAttachment(attachment: PortMessage['attachment']): Attachment {
+  const { $case, value } = present(attachment, 'attachment')
+  if ($case === 'tap') return { kind: 'tap', device: value.device }
+  return { kind: 'netns', path: value.path, device: value.device, keepRoutes: value.keepRoutes }
+}
+
+function decodePort(port: PortMessage): Port {
+  const counters = present(port.counters, 'counters')
+  return {
+    endpointId: port.endpointId,
+    tenant: port.tenant,
+    network: port.network,
+    endpoint: port.endpoint,
+    attachment: decodeAttachment(port.attachment),
+    hostDevice: port.hostDevice,
+    mac: decodeMac(port.mac),
+    addresses: port.addresses.map(decodeAddress),
+    mtuBytes: port.mtuBytes,
+    state: STATE_WORDS[port.state] ?? 'unknown',
+    attachedAt: new Date(Number(port.attachedAtUnixMs)),
+    counters: {
+      receivedPackets: counters.receivedPackets,
+      receivedBytes: counters.receivedBytes,
+      sentPackets: counters.sentPackets,
+      sentBytes: counters.sentBytes,
+      verdicts: counters.verdicts,
+      drops: counters.drops,
+    },
+  }
+}
+
+function decodeConnection(connection: ConnectionMessage): Connection {
+  const { refused } = connection
+  return {
+    tenant: connection.tenant,
+    network: connection.network,
+    source: connection.source,
+    target: connection.target,
+    targetHost: connection.targetHost,
+    mechanism: MECHANISM_WORDS[connection.mechanism] ?? 'unknown',
+    carrier: CARRIER_WORDS[connection.carrier] ?? 'unknown',
+    protocol: connection.protocol,
+    rule: connection.rule,
+    ageMs: Number(connection.ageMs),
+    horizonMs: Number(connection.horizonMs),
+    idleMs: Number(connection.idleMs),
+    stale: connection.stale,
+    refused: refused && { code: refused.code, message: refused.message, remedy: refused.remedy },
+  }
+}
+
+function decodeCache(message: CacheStatusMessage | undefined): CacheStatus {
+  const cache = present(message, 'cache status')
+  return {
+    entries: cache.entries,
+    revision: cache.revision,
+    oldestAgeMs: Number(cache.oldestAgeMs),
+    horizonMs: Number(cache.horizonMs),
+    hits: cache.hits,
+    misses: cache.misses,
+    staleAnswers: cache.staleAnswers,
+  }
+}

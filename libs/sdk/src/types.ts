@@ -1,0 +1,247 @@
+import type { IpAddress, MacAddress, Prefix } from '@weft/net'
+
+/** Names an endpoint. */
+export interface EndpointRef {
+  readonly tenant: string
+  readonly network: string
+  readonly endpoint: string
+}
+
+/** Names a network. */
+export interface NetworkRef {
+  readonly tenant: string
+  readonly network: string
+}
+
+export interface Labels {
+  readonly [name: string]: string
+}
+
+/** What every object of the VN database has. */
+export interface Stored {
+  /** Never reused. */
+  readonly id: number
+  readonly name: string
+  readonly labels: Labels
+  /** Revision of the VN database at which it was last written. */
+  readonly revision: bigint
+  readonly createdAt: Date
+}
+
+export interface Tenant extends Stored {}
+
+export interface Zone extends Stored {
+  readonly trusted: boolean
+}
+
+export type HostKind = 'weft' | 'vxlan-peer'
+
+export interface HostAddress {
+  readonly address: IpAddress
+  readonly zone: string
+}
+
+export interface Host extends Stored {
+  readonly kind: HostKind
+  readonly addresses: readonly HostAddress[]
+  readonly capabilities: readonly string[]
+  readonly wireVersions: readonly number[]
+}
+
+export type Encryption = 'required' | 'outside-trusted-zones'
+
+export interface Network extends Stored {
+  readonly tenant: string
+  readonly vni: number
+  readonly prefixes: readonly Prefix[]
+  readonly mtuBytes: number
+  readonly encryption: Encryption
+}
+
+export interface Endpoint extends Stored {
+  readonly tenant: string
+  readonly network: string
+  readonly mac: MacAddress
+  readonly addresses: readonly IpAddress[]
+  /** Sources besides its addresses that it may send from. */
+  readonly allow: readonly Prefix[]
+  /** The host that it is assigned to. */
+  readonly host: string | undefined
+}
+
+export interface CreateTenant {
+  readonly name: string
+  readonly labels?: Labels
+}
+
+export interface CreateZone {
+  readonly name: string
+  readonly trusted: boolean
+  readonly labels?: Labels
+}
+
+export interface CreateHost {
+  readonly name: string
+  /** By default `weft`. */
+  readonly kind?: HostKind
+  readonly addresses: readonly HostAddress[]
+  readonly labels?: Labels
+}
+
+export interface CreateNetwork extends NetworkRef {
+  readonly prefixes: readonly Prefix[]
+  /** By default 1320. */
+  readonly mtuBytes?: number
+  /** By default `outside-trusted-zones`. */
+  readonly encryption?: Encryption
+  /** By default a free one. */
+  readonly vni?: number
+  readonly labels?: Labels
+}
+
+export interface CreateEndpoint extends EndpointRef {
+  /** By default a random locally administered one. */
+  readonly mac?: MacAddress
+  /** A family that is not given gets a free address. */
+  readonly addresses?: readonly IpAddress[]
+  readonly allow?: readonly Prefix[]
+  /** For a foreign host, which attaches nothing itself: its name. */
+  readonly vxlanPeer?: string
+  readonly labels?: Labels
+}
+
+/** What a host joins to an endpoint. */
+export type Attachment =
+  | {
+      readonly kind: 'netns'
+      /** For example `/run/netns/web`. */
+      readonly path: string
+      /** Name of the device inside, by default `eth0`. */
+      readonly device?: string
+      /** Leaves routes alone; by default the network's prefixes are reached through the device. */
+      readonly keepRoutes?: boolean
+    }
+  | { readonly kind: 'tap'; readonly device: string }
+
+export interface PortCounters {
+  readonly receivedPackets: bigint
+  readonly receivedBytes: bigint
+  readonly sentPackets: bigint
+  readonly sentBytes: bigint
+  /** By verdict name; with the drops they sum to `receivedPackets`. */
+  readonly verdicts: { readonly [name: string]: bigint }
+  readonly drops: { readonly [reason: string]: bigint }
+}
+
+export interface Port extends EndpointRef {
+  readonly endpointId: number
+  readonly attachment: Attachment
+  /** Device on the host's side. */
+  readonly hostDevice: string
+  readonly mac: MacAddress
+  readonly addresses: readonly IpAddress[]
+  readonly mtuBytes: number
+  readonly state: 'up' | 'lost' | 'unknown'
+  readonly attachedAt: Date
+  readonly counters: PortCounters
+}
+
+export interface Connection {
+  readonly tenant: string
+  readonly network: string
+  readonly source: string
+  readonly target: string
+  readonly targetHost: string
+  readonly mechanism: 'same-host' | 'direct' | 'relayed' | 'unknown'
+  readonly carrier: 'none' | 'vxlan' | 'sealed' | 'unknown'
+  readonly protocol: string
+  readonly rule: string
+  readonly ageMs: number
+  readonly horizonMs: number
+  readonly idleMs: number
+  /** The answers are the host's own, because nobody could be asked. */
+  readonly stale: boolean
+  /** Why it is refused, where it is. */
+  readonly refused:
+    | { readonly code: string; readonly message: string; readonly remedy: string }
+    | undefined
+}
+
+export interface Dependency {
+  readonly name: string
+  readonly address: string
+  readonly health: 'ok' | 'stale' | 'unknown'
+  /** Since it last answered. */
+  readonly ageMs: number
+  readonly error: string
+}
+
+export interface CacheStatus {
+  readonly entries: number
+  readonly revision: bigint
+  readonly oldestAgeMs: number
+  readonly horizonMs: number
+  readonly hits: bigint
+  readonly misses: bigint
+  readonly staleAnswers: bigint
+}
+
+export interface UnderlayDevice {
+  readonly name: string
+  readonly addresses: readonly IpAddress[]
+  readonly mtuBytes: number
+  readonly encapsulation: string
+  readonly decapsulation: string
+  readonly reason: string
+}
+
+export interface HostStatus {
+  readonly hostId: number
+  readonly host: string
+  readonly version: string
+  readonly shuttleVersion: string
+  readonly kernel: string
+  readonly dependencies: readonly Dependency[]
+  readonly tableRevision: bigint
+  readonly tableAgeMs: number
+  /** The tables came from disk and nobody has confirmed them since. */
+  readonly fromDisk: boolean
+  readonly resolutions: CacheStatus
+  readonly decisions: CacheStatus
+  readonly underlayDevices: readonly UnderlayDevice[]
+  readonly networks: number
+  readonly endpoints: number
+  readonly peers: number
+  readonly ports: number
+  readonly flows: number
+  /** Drops that belong to no port, by reason. */
+  readonly drops: { readonly [reason: string]: bigint }
+}
+
+export interface PingOptions {
+  readonly tenant: string
+  readonly network: string
+  /** Source endpoint, attached at the host that is asked. */
+  readonly source: string
+  readonly target: IpAddress
+  readonly count: number
+  readonly intervalMs: number
+  readonly timeoutMs: number
+  readonly payloadBytes: number
+  readonly signal?: AbortSignal
+}
+
+export type PingReply =
+  | { readonly sequence: number; readonly outcome: 'answered'; readonly rttNs: bigint }
+  | { readonly sequence: number; readonly outcome: 'timed-out' }
+  | { readonly sequence: number; readonly outcome: 'unreachable'; readonly problem: string }
+
+export interface ServerInfo {
+  readonly version: string
+  readonly replicaId: string
+  /** Revision of the VN database to which the replica is caught up. */
+  readonly revision: bigint
+  readonly isController: boolean
+  readonly busServer: string
+  readonly busConnected: boolean
+}
