@@ -193,8 +193,18 @@ function portMessage(host: Host, port: Port, found: ShuttlePort | undefined): Po
     mtuBytes: network.mtuBytes,
     state: isLost ? PortState.PORT_STATE_LOST : PortState.PORT_STATE_UP,
     attachedAtUnixMs: BigInt(port.attachedAtUnixMs),
-    counters: found?.counters && countersMessage(found.counters),
+    counters: countersMessage(found?.counters ?? NOTHING_COUNTED),
   }
+}
+
+/** Of a port that the shuttle does not know, because its namespace or device is gone. */
+const NOTHING_COUNTED: Counters = {
+  receivedPackets: 0n,
+  receivedBytes: 0n,
+  sentPackets: 0n,
+  sentBytes: 0n,
+  verdicts: {},
+  drops: {},
 }
 
 function countersMessage(counters: Counters): Counters {

@@ -1,0 +1,35 @@
+import type { Lab } from '@weft/lab'
+import { Place } from '../support/place.ts'
+import type { Pair } from './measure.ts'
+
+/** What every bench gets. */
+export interface BenchContext {
+  /** A lab of the topology `pair`: web and db on alpha, api on beta. */
+  readonly lab: Lab
+  /** Rounds of which the medians are taken. */
+  readonly runs: number
+  /** Prefix of the namespaces that a bench makes. */
+  readonly prefix: string
+}
+
+/** Two containers of one host of ours. */
+export function sameHostPair(lab: Lab): Pair {
+  return {
+    client: placeOf(lab, 'blue/web'),
+    server: placeOf(lab, 'blue/db'),
+    address: '10.20.0.12',
+  }
+}
+
+/** Two containers of two hosts of ours. */
+export function directPair(lab: Lab): Pair {
+  return {
+    client: placeOf(lab, 'blue/web'),
+    server: placeOf(lab, 'blue/api'),
+    address: '10.20.0.13',
+  }
+}
+
+export function placeOf(lab: Lab, name: string): Place {
+  return new Place(lab.namespaceOf(name))
+}

@@ -1,0 +1,56 @@
+/** One measurement between two namespaces, by the same tools for us and for the peers. */
+
+import type { Place } from '../support/place.ts'
+import { ping, send, startReceiver } from '../support/probe.ts'
+
+/** Two ends, with the address at which the first reaches the second. */
+export interface Pair {
+  readonly client: Place
+  readonly server: Place
+  readonly address: string
+}
+
+const TCP_SECONDS = 3
+const PINGS = 5000
+const PACKETS_MS = 2000
+const PORT = 5201
+
+/** Throughput of TCP in Gb/s, as the receiver saw it. */
+export async function tcpGbps({ client, server, address }: Pair, streams: number): Promise<number> {
+  await using listener = server.start(['iperf3', '--server', '--one-off', '--forceflush'])
+  await listener.until('listening')
+  const output = await client.mustRun([
+    ...['iperf3', '--client', address, '--time', String(TCP_SECONDS)],
+    ...['--parallel', String(streams), '--json'],
+  ])
+  const report: { end: { sum_received: { bits_per_second: number } } } = JSON.parse(output)
+  return report.end.sum_received.bits_per_second / 1e9
+}
+
+/** Median round trip of ICMP echo in microseconds, one in flight, without pauses. */
+export async function rttUs({ client, address }: Pair): Promise<number> {
+  const { p50_ns } = await ping(client, address, { count: PINGS, 'interval-us': 0 })
+  if (p50_ns === null) throw new Error(`${address} does not answer`)
+  return p50_ns / 1000
+}
+
+export interface PacketRate {
+  readonly deliveredPerSecond: number
+  readonly offeredPerSecond: number
+}
+
+/** Datagrams of 64 bytes that reach the receiver's socket in a second, while one sender offers as many as it can. */
+export async function packetRate({ client, server, address }: Pair): Promise<PacketRate> {
+  await using receiver = await startReceiver(server, { listen: `${address}:${PORT}` })
+  const sent = await send(client, {
+    to: `${address}:${PORT}`,
+    rate: 0,
+    size: 64,
+    'duration-ms': PACKETS_MS,
+  })
+  const { received, socket_drops, span_ns } = await receiver.stop()
+  return {
+    deliveredPerSecond: ((received + socket_drops) * 1e9) / span_ns,
+    offeredPerSecond: (sent.sent * 1e9) / sent.elapsed_ns,
+  }
+}

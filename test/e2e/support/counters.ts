@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import type { Lab } from '@weft/lab'
+import type { Port, PortCounters } from '@weft/sdk'
+
+/** Counters of the port of `NETWORK/ENDPOINT`. */
+export async function countersOf(lab: Lab, host: string, name: string): Promise<PortCounters> {
+  const ports = await lab.client.host(host).listPorts()
+  const port = ports.find((candidate) => labelOf(candidate) === name)
+  if (port === undefined) throw new Error(`${name} is not attached at ${host}`)
+  return port.counters
+}
+
+export function labelOf({ network, endpoint }: Port): string {
+  return `${network}/${endpoint}`
+}
+
+/** How many packets of a port were dropped for a reason between two readings. */
+export function dropsBetween(before: PortCounters, after: PortCounters, reason: string): number {
+  return Number((after.drops[reason] ?? 0n) - (before.drops[reason] ?? 0n))
+}
+
+/** What a frame may come to, as the sums of `reasons.h` have it; `resent` frames come in a second time. */
+const ENDS = [
+  'same_host',
+  'direct',
+  'device',
+  'replicated',
+  'answered',
+  'absorbed',
+  'held',
+] as const
+
+/** At every port of every host: packets in = what became of them + drops by reason. */
+export async function assertConservation(lab: Lab): Promise<void> {
+  for (const { name } of lab.weftHosts) {
+    for (const port of await lab.client.host(name).listPorts()) {
+      const { receivedPackets, verdicts, drops } = port.counters
+      const seen = receivedPackets + (verdicts['resent'] ?? 0n)
+      const ended = ENDS.reduce((sum, verdict) => sum + (verdicts[verdict] ?? 0n), 0n)
+      const dropped = Object.values(drops).reduce((sum, count) => sum + count, 0n)
+      assert.equal(seen, ended + dropped, `${labelOf(port)} at ${name}: ${describe(port.counters)}`)
+    }
+  }
+}
+
+function describe(counters: PortCounters): string {
+  return JSON.stringify(counters, (_, value) => (typeof value === 'bigint' ? Number(value) : value))
+}
