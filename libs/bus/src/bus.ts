@@ -17,6 +17,8 @@ export interface Bus extends AsyncDisposable {
   readonly state: BusState
   /** Calls the listener on every change of state, until the returned function is called. */
   onStateChange(listener: (state: BusState) => void): () => void
+  /** Waits for an answer of the server itself. Rejects with `UnavailableError` or `DeadlineExceededError`. */
+  ping(options?: RequestOptions): Promise<void>
   /** Sends to whoever listens; nobody answers. Throws `MessageTooLargeError`. */
   publish<T>(subject: Subject, codec: Codec<T>, message: T): void
   /** Sends and waits for one answer. Rejects with `UnavailableError` if nobody listens, `DeadlineExceededError`, or the error that the responder threw. */

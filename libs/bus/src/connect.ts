@@ -130,6 +130,21 @@ class NatsBus implements Bus {
     return () => this.#listeners.delete(listener)
   }
 
+  async ping({
+    timeoutMs = REQUEST_TIMEOUT_DEFAULT_MS,
+    signal,
+  }: RequestOptions = {}): Promise<void> {
+    if (this.#state !== 'connected') throw this.#unavailable('the connection is lost')
+    const limit = AbortSignal.timeout(timeoutMs)
+    const ends = signal ? AbortSignal.any([limit, signal]) : limit
+    try {
+      await cancellable(this.#connection.flush(), ends, 'ping')
+    } catch (error) {
+      if (limit.aborted) throw new DeadlineExceededError({ what: 'a ping of NATS', timeoutMs })
+      throw isConnectionTrouble(error) ? this.#unavailable((error as Error).message) : error
+    }
+  }
+
   publish<T>(subject: Subject, codec: Codec<T>, message: T): void {
     if (this.#state === 'closed') throw closedError(this.#address)
     const payload = encodeMessage(subject, codec, message)

@@ -205,6 +205,10 @@ class MemoryClient implements Bus {
     })
   }
 
+  async ping(): Promise<void> {
+    this.checkReachable()
+  }
+
   async openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>> {
     this.checkReachable()
     this.#hub.store(shape)

@@ -51,6 +51,13 @@ export function testBus(name: string, connect: () => Promise<Bus>): void {
       assert.deepEqual([of('all x'), of('all y'), of('queue x'), of('queue y')], [1, 1, 1, 0])
     })
 
+    test('the server answers a ping, until the bus is closed', async () => {
+      const bus = await connect()
+      await bus.ping({ timeoutMs: 5_000 })
+      await bus[Symbol.asyncDispose]()
+      await assert.rejects(bus.ping(), UnavailableError)
+    })
+
     test('a request is answered, with the subject that was asked', async () => {
       await using bus = await connect()
       await using _responder = bus.respond(

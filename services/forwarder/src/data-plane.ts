@@ -178,6 +178,7 @@ export class DataPlane {
 
   async refreshInfo(): Promise<GetInfoResponse> {
     this.#info = await this.#client.getInfo({}, { timeoutMs: TIMEOUT_MS })
+    if (this.#isJoined) this.#dependency.succeeded()
     return this.#info
   }
 

@@ -59,8 +59,8 @@ export function hostApi(host: Host): Implementation {
     },
 
     async listConnections() {
-      const now = Date.now()
       const flows = await host.dataPlane.listFlows()
+      const now = Date.now()
       const connections = flows.flatMap(({ flow, idleMs }) =>
         flow ? [connectionMessage(host, flow, idleMs, now)] : [],
       )
@@ -68,15 +68,15 @@ export function hostApi(host: Host): Implementation {
     },
 
     async getStatus() {
-      const now = Date.now()
       const info = await host.dataPlane.refreshInfo().catch(() => host.dataPlane.info)
+      const now = Date.now()
       return {
         hostId: host.hostId,
         host: host.rows.self?.name ?? host.hostName,
         version: manifest.version,
         dependencies: host.dependencies.map((dependency) => dependencyMessage(dependency, now)),
         tableRevision: host.rows.revisions.config,
-        tableAgeMs: BigInt(host.standing.tableAgeMs(now)),
+        tableAgeMs: age(host.standing.tableAgeMs(now)),
         fromDisk: host.standing.isFromDisk,
         resolutions: cacheMessage(host.resolutions.status(now)),
         decisions: cacheMessage(host.decisions.status(now)),
@@ -235,7 +235,7 @@ function connectionMessage(host: Host, flow: Flow, idleMs: bigint, nowMs: number
     targetHost: host.table.hostNameOf(targetHostId),
     protocol: answer?.protocol ?? '',
     rule: answer?.rule ?? '',
-    ageMs: BigInt(answer ? Math.max(0, Math.round(nowMs - answer.givenAtMs)) : 0),
+    ageMs: answer ? age(nowMs - answer.givenAtMs) : 0n,
     horizonMs: BigInt(answer?.horizonMs ?? 0),
     idleMs,
     stale: isStale(host, answer),
@@ -270,7 +270,7 @@ function mechanismOf({ action }: Flow): Mechanism {
 function dependencyMessage(dependency: Dependency, nowMs: number): DependencyMessage {
   const { health, ageMs, error } = dependency.status(nowMs)
   const { name, address } = dependency
-  return { name, address, health: healthMessage(health), ageMs: BigInt(Math.round(ageMs)), error }
+  return { name, address, health: healthMessage(health), ageMs: age(ageMs), error }
 }
 
 function healthMessage(health: BreakerStatus['health']): Health {
@@ -288,10 +288,15 @@ function cacheMessage(status: CacheStatus): CacheStatusMessage {
   return {
     entries: status.entries,
     revision: status.revision,
-    oldestAgeMs: BigInt(Math.round(status.oldestAgeMs)),
+    oldestAgeMs: age(status.oldestAgeMs),
     horizonMs: BigInt(status.horizonMs),
     hits: BigInt(status.hits),
     misses: BigInt(status.misses),
     staleAnswers: BigInt(status.staleAnswers),
   }
+}
+
+/** An age in milliseconds; none is negative, though the clock may have been set back. */
+function age(ms: number): bigint {
+  return BigInt(Math.max(0, Math.round(ms)))
 }

@@ -377,7 +377,6 @@ async function followBus(options: {
   await using bus = await keepTrying(() => openBus(`forwarder-${hostId}`, signal))
   if (!bus) return
   standing.busOpened(bus)
-  onBus.succeeded()
   const unwatch = bus.onStateChange((state) => {
     if (state !== 'connected') return onBus.failed('the connection is lost')
     onBus.succeeded()
@@ -386,6 +385,7 @@ async function followBus(options: {
   })
   await using _rules = watchRules(bus, decisions)
   await Promise.all([
+    onBus.keepProbing((probe) => bus.ping(probe), signal),
     locations.run(bus, signal),
     keepTrying(() => watchRows({ bus, hostId, rows, events, onTouched, signal })),
   ])
