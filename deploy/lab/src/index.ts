@@ -7,8 +7,7 @@ export {
   startLab,
 } from './lab.ts'
 export * from './plan.ts'
-export { processesIn, removeLab } from './remove.ts'
-export { exitCodeOf, ip, mustRun, type Outcome, type RunOptions, run } from './shell.ts'
+export { removeLab } from './remove.ts'
+export { exitCodeOf, type Outcome, type RunOptions } from './shell.ts'
 export { NODE_FLAGS, stage } from './stage.ts'
-export { labNames } from './state.ts'
 export * from './topology.ts'

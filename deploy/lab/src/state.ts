@@ -1,13 +1,6 @@
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { DEFAULT_LAB_NAME, labFolder } from './plan.ts'
+import { labFolder } from './plan.ts'
 import type { ProcessOptions } from './processes.ts'
 
 /**
@@ -56,14 +49,6 @@ export function writeState(state: LabState): void {
   mkdirSync(labFolder(state.name), { recursive: true, mode: 0o755 })
   writeFileSync(`${file}.new`, `${JSON.stringify(state, undefined, 2)}\n`)
   renameSync(`${file}.new`, file)
-}
-
-/** Names of the labs that are there, running or left behind. */
-export function labNames(): string[] {
-  return readdirSync('/run')
-    .filter((entry) => entry === 'weft-lab' || entry.startsWith('weft-lab-'))
-    .map((entry) => (entry === 'weft-lab' ? DEFAULT_LAB_NAME : entry.slice('weft-lab-'.length)))
-    .filter((name) => existsSync(stateFile(name)))
 }
 
 /** A living process by its number; undefined if there is none. */

@@ -6,6 +6,9 @@ import type { Paint } from './io.ts'
 import { formatDuration, renderTable } from './output.ts'
 import type { Session } from './session.ts'
 
+/** The lab that is meant when no name is given. */
+export const DEFAULT_LAB = 'weft'
+
 /** What is on the screen once a lab is up: what runs where, and three commands to try. */
 export function summaryText(
   lab: Lab,
@@ -42,14 +45,17 @@ export function summaryText(
     paint,
   )
   const [source, target] = pairToTry(lab)
-  const flag = lab.name === 'weft' ? '' : ` --name ${lab.name}`
+  const isDefault = lab.name === DEFAULT_LAB
+  const flag = isDefault ? '' : ` --name ${lab.name}`
+  // Other commands find the lab of the default name by themselves.
+  const context = isDefault ? '' : `WEFT_CONTEXT=${plan.folder}/context.json `
   const commands =
     source === undefined || target === undefined
-      ? ['npx weft status']
+      ? [`${context}npx weft status`]
       : [
           `npx weft lab exec${flag} ${source.network}/${source.name} -- ping -c 3 ${formatIpAddress(target.address)}`,
-          `npx weft ping ${source.network}/${source.name} ${target.network}/${target.name}`,
-          `npx weft connection ls --host ${source.host}`,
+          `${context}npx weft ping ${source.network}/${source.name} ${target.network}/${target.name}`,
+          `${context}npx weft connection ls --host ${source.host}`,
         ]
   const control = lab
     .processes()

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { InvalidArgumentError } from '@weft/errors'
 import type { Lab } from '@weft/lab'
 import type { Command } from 'commander'
-import { LabScreen, summaryText } from '../lab-screen.ts'
+import { DEFAULT_LAB, LabScreen, summaryText } from '../lab-screen.ts'
 import { sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
@@ -27,7 +27,7 @@ export function registerLab(program: Command, act: Act): void {
     .description('start a lab; it is removed at the end, or stays with --detach')
     .option('-t, --topology <topology>', 'routed, pair, or a file', 'routed')
     .option('-d, --detach', 'leave it running', false)
-    .option('--name <name>', NAME_HELP, 'weft')
+    .option('--name <name>', NAME_HELP, DEFAULT_LAB)
     .addHelpText('after', '\nExamples:\n  weft lab up\n  weft lab up --topology pair --detach\n')
     .action(
       act(async (session, options: UpOptions) => {
@@ -39,7 +39,7 @@ export function registerLab(program: Command, act: Act): void {
   lab
     .command('down')
     .description('remove a lab, also what a crash left behind')
-    .option('--name <name>', NAME_HELP, 'weft')
+    .option('--name <name>', NAME_HELP, DEFAULT_LAB)
     .addHelpText('after', '\nExample:\n  weft lab down\n')
     .action(
       act(async (_session, options: { name: string }) => {
@@ -55,7 +55,7 @@ export function registerLab(program: Command, act: Act): void {
   lab
     .command('status')
     .description('say what runs, where, as whom and with how much memory')
-    .option('--name <name>', NAME_HELP, 'weft')
+    .option('--name <name>', NAME_HELP, DEFAULT_LAB)
     .addHelpText('after', '\nExample:\n  weft lab status\n')
     .action(
       act(async (_session, options: { name: string }) => {
@@ -89,7 +89,7 @@ export function registerLab(program: Command, act: Act): void {
     .description(
       'run a command at a host, at NETWORK/ENDPOINT, or at an endpoint; ends as the command ends',
     )
-    .option('--name <name>', NAME_HELP, 'weft')
+    .option('--name <name>', NAME_HELP, DEFAULT_LAB)
     .passThroughOptions()
     .addHelpText(
       'after',
