@@ -55,7 +55,7 @@ export function summaryText(
       : [
           `npx weft lab exec${flag} ${source.network}/${source.name} -- ping -c 3 ${formatIpAddress(target.address)}`,
           `${context}npx weft ping ${source.network}/${source.name} ${target.network}/${target.name}`,
-          `${context}npx weft connection ls --host ${source.host}`,
+          `${context}npx weft connection ls`,
         ]
   const control = lab
     .processes()

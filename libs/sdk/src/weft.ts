@@ -74,6 +74,23 @@ export class Weft implements AsyncDisposable {
     return client
   }
 
+  /** Asks one host, or without a name every host that the context knows, and says with each answer whose it is. */
+  async ofHosts<T>(
+    name: string | undefined,
+    ask: (host: HostClient) => Promise<readonly T[]>,
+  ): Promise<(T & { readonly onHost: string })[]> {
+    const known = Object.keys(this.context.hosts)
+    const names = name === undefined && this.context.localHost === undefined ? known : []
+    const asked = names.length === 0 ? [name] : names
+    const answers = await Promise.all(
+      asked.map(async (one) => {
+        const answer = await ask(this.host(one))
+        return answer.map((row) => ({ ...row, onHost: one ?? 'this host' }))
+      }),
+    )
+    return answers.flat()
+  }
+
   async serverInfo(): Promise<t.ServerInfo> {
     const info = await this.#control.rpc.getServerInfo({})
     const { version, replicaId, revision, isController, busServer, busConnected } = info

@@ -8,19 +8,24 @@ export function registerConnection(program: Command, act: Act): void {
 
   connection
     .command('ls')
-    .description('list the connections of a host: how they are joined, and why')
-    .option('--host <host>', 'the host; this one if not given')
-    .addHelpText('after', '\nExample:\n  weft connection ls --host alpha\n')
+    .description('list the connections of hosts: how they are joined, and why')
+    .option('--host <host>', 'only those of this host')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  weft connection ls\n  weft connection ls --host alpha -o json\n',
+    )
     .action(
       act(async (session, options: { host?: string }) => {
-        const rows = await (await session.weft()).host(options.host).listConnections()
-        return tableView<Connection>(
+        const weft = await session.weft()
+        const rows = await weft.ofHosts(options.host, (host) => host.listConnections())
+        return tableView<Connection & { readonly onHost: string }>(
           rows,
           [
+            { title: 'ON', value: (row) => row.onHost },
             { title: 'NETWORK', value: (row) => row.network },
             { title: 'SOURCE', value: (row) => row.source },
             { title: 'TARGET', value: (row) => row.target },
-            { title: 'HOST', value: (row) => row.targetHost },
+            { title: 'TARGET HOST', value: (row) => row.targetHost },
             {
               title: 'MECHANISM',
               value: (row) => (row.refused === undefined ? row.mechanism : 'refused'),

@@ -44,15 +44,17 @@ export function registerPort(program: Command, act: Act): void {
 
   port
     .command('ls')
-    .description('list ports of a host with their counters')
-    .option('--host <host>', 'the host; this one if not given')
-    .addHelpText('after', '\nExample:\n  weft port ls --host alpha -o json\n')
+    .description('list ports of hosts with their counters')
+    .option('--host <host>', 'only those of this host')
+    .addHelpText('after', '\nExamples:\n  weft port ls\n  weft port ls --host alpha -o json\n')
     .action(
       act(async (session, options: { host?: string }) => {
-        const rows = await (await session.weft()).host(options.host).listPorts()
-        return tableView<Port>(
+        const weft = await session.weft()
+        const rows = await weft.ofHosts(options.host, (host) => host.listPorts())
+        return tableView<Port & { readonly onHost: string }>(
           rows,
           [
+            { title: 'ON', value: (row) => row.onHost },
             { title: 'NETWORK', value: (row) => row.network },
             { title: 'ENDPOINT', value: (row) => row.endpoint },
             { title: 'STATE', value: (row) => row.state },
