@@ -22,7 +22,8 @@ typedef __be32 be32;
 /* Raised when a map's layout or meaning changes; part of the pins' path. */
 #define WEFT_ABI 1
 
-/* Verdicts and drop reasons have room to grow without a new layout. Powers of two, so that masks bound an index. */
+/* Verdicts and drop reasons have room to grow without a new layout. Powers of two, so that masks
+ * bound an index. */
 #define VERDICT_MAX 16
 #define DROP_MAX    64
 
@@ -71,7 +72,9 @@ struct port {
 	u8 mac[6];
 	/* Largest IP packet. */
 	u16 mtu;
-	u32 flags;
+	u16 flags;
+	/* Row of `port_counters`. */
+	u16 slot;
 	/* Zero for none. */
 	be32 ip4;
 	u8 ip6[16];
@@ -99,7 +102,8 @@ struct flow {
 	u32 target;
 	u8 via;
 	u8 reason;
-	u16 pad;
+	/* Of the target, if it is a port here: its row of `port_counters`. */
+	u16 slot;
 	/* CLOCK_MONOTONIC of the last packet; written once a second at most, to keep the line
 	 * clean. */
 	u32 last_used_s;
@@ -120,7 +124,8 @@ struct fdb {
 	u32 target;
 	u8 via;
 	u8 flags;
-	u16 pad;
+	/* If it is a port here: its row of `port_counters`. */
+	u16 slot;
 	be32 ip4;
 	u8 ip6[16];
 };
@@ -193,7 +198,7 @@ struct peer {
 	u8 source_mac[6];
 };
 
-/* Per CPU and endpoint; endpoint 0 is the host: frames whose port is not known. */
+/* Per CPU and slot; slot 0 is the host: frames whose port is not known. */
 struct counters {
 	u64 received_packets;
 	u64 received_bytes;

@@ -8,9 +8,9 @@
 #include "packet.h"
 #include "tunnel.h"
 
-INLINE void count_sent(struct __sk_buff *skb, u32 endpoint_id)
+INLINE void count_sent(struct __sk_buff *skb, u32 slot)
 {
-	struct counters *counters = counters_of(endpoint_id);
+	struct counters *counters = counters_of(slot);
 
 	if (counters) {
 		counters->sent_packets++;
@@ -19,11 +19,11 @@ INLINE void count_sent(struct __sk_buff *skb, u32 endpoint_id)
 }
 
 /* To a port of this host. */
-INLINE int to_port(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 endpoint_id,
+INLINE int to_port(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 slot,
 		   u32 ifindex, u8 via)
 {
 	finish(skb, counters, verdict, ifindex);
-	count_sent(skb, endpoint_id);
+	count_sent(skb, slot);
 	/* bpf_redirect_peer() takes away everything that belongs to this host, but not the mark. */
 	skb->mark = 0;
 	if (via != VIA_PEER)
@@ -125,7 +125,7 @@ static long replicate_one(u32 i, struct replication_walk *walk)
 			return 0;
 		port = bpf_map_lookup_elem(&ports, &target);
 		if (port && !bpf_clone_redirect(walk->skb, target, 0))
-			count_sent(walk->skb, port->endpoint_id);
+			count_sent(walk->skb, port->slot);
 	} else if (walk->to_hosts) {
 		struct peer *peer = bpf_map_lookup_elem(&peers, &target);
 

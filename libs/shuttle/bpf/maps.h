@@ -4,8 +4,9 @@
  * (crate `kernel`, `Limits`, where the sum of their memory stands); the ones here are for tools
  * that load the object by themselves.
  *
- * Rows are allocated as they come, so an idle host pays for the buckets only. The shuttle writes
- * all of them; the programs change nothing but counters, budgets and `last_used_s`.
+ * Rows are allocated as they come, but for the counters, so an idle host pays for little else than
+ * buckets. The shuttle writes all of them; the programs change nothing but counters, budgets and
+ * `last_used_s`.
  */
 #ifndef WEFT_MAPS_H
 #define WEFT_MAPS_H
@@ -28,9 +29,9 @@
 
 PINNED_MAP(config, BPF_MAP_TYPE_ARRAY, u32, struct config, 1, BPF_F_MMAPABLE);
 /* By ifindex. */
-PINNED_MAP(ports, BPF_MAP_TYPE_HASH, u32, struct port, 4096, BPF_F_NO_PREALLOC);
-/* By endpoint id. */
-PINNED_MAP(port_counters, BPF_MAP_TYPE_PERCPU_HASH, u32, struct counters, 4097, BPF_F_NO_PREALLOC);
+PINNED_MAP(ports, BPF_MAP_TYPE_HASH, u32, struct port, 1024, BPF_F_NO_PREALLOC);
+/* By slot: an array, because every frame is counted twice, and its rows cost no hash. */
+PINNED_MAP(port_counters, BPF_MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 1025, 0);
 PINNED_MAP(flows, BPF_MAP_TYPE_HASH, struct flow_key, struct flow, 131072, BPF_F_NO_PREALLOC);
 PINNED_MAP(fdb, BPF_MAP_TYPE_HASH, struct fdb_key, struct fdb, 131072, BPF_F_NO_PREALLOC);
 PINNED_MAP(neigh, BPF_MAP_TYPE_HASH, struct neigh_key, struct neigh, 393216, BPF_F_NO_PREALLOC);

@@ -87,8 +87,8 @@ struct run {
 };
 
 /*
- * What was written to `cb`, which the verifier knows nothing of: an index from there takes one form on every path,
- * as it must without CAP_PERFMON.
+ * What was written to `cb`, which the verifier knows nothing of: an index from there takes one form
+ * on every path, as it must without CAP_PERFMON.
  */
 INLINE u32 read_back(const struct __sk_buff *skb, u32 slot)
 {
@@ -96,7 +96,8 @@ INLINE u32 read_back(const struct __sk_buff *skb, u32 slot)
 }
 
 /*
- * Every run ends in one of these two. Verdict, reason and target stay in `cb` for BPF_PROG_TEST_RUN to read.
+ * Every run ends in one of these two. Verdict, reason and target stay in `cb` for BPF_PROG_TEST_RUN
+ * to read.
  */
 INLINE void finish(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 target)
 {
@@ -115,21 +116,20 @@ INLINE int drop(struct __sk_buff *skb, struct counters *counters, u32 reason)
 	return TC_ACT_SHOT;
 }
 
-INLINE struct counters *counters_of(u32 endpoint_id)
+INLINE struct counters *counters_of(u32 slot)
 {
-	return bpf_map_lookup_elem(&port_counters, &endpoint_id);
+	return bpf_map_lookup_elem(&port_counters, &slot);
 }
 
 /* Fills `run`; false while the shuttle has not set the maps up. */
-INLINE bool start(struct run *run, u32 counters_endpoint_id)
+INLINE bool start(struct run *run, u32 slot)
 {
 	u32 zero = 0;
 
 	run->config = bpf_map_lookup_elem(&config, &zero);
-	run->counters = counters_of(counters_endpoint_id);
+	run->counters = counters_of(slot);
 	if (!run->config || !run->counters)
 		return false;
-	run->now_ns = bpf_ktime_get_coarse_ns();
 	run->half = run->config->active & 1;
 	return true;
 }

@@ -84,8 +84,7 @@ INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
 		return too_large(skb, run, h, port->mtu);
 	if (flow->via == VIA_HOST)
 		return to_host(skb, run, h, length, flow->target);
-	return to_port(skb, run->counters, VERDICT_same_host, flow->target_endpoint_id,
-		       flow->target, flow->via);
+	return to_port(skb, run->counters, VERDICT_same_host, flow->slot, flow->target, flow->via);
 }
 
 INLINE void identify(struct identity *who, const struct run *run)
@@ -106,10 +105,11 @@ int ep_in(struct __sk_buff *skb)
 	int icmp6 = 0;
 
 	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
-	if (!start(&run, run.port ? run.port->endpoint_id : 0))
+	if (!start(&run, run.port ? run.port->slot : 0))
 		return TC_ACT_SHOT;
 	if (!run.port)
 		return drop(skb, run.counters, DROP_not_a_port);
+	run.now_ns = bpf_ktime_get_coarse_ns();
 	run.counters->received_packets++;
 	run.counters->received_bytes += skb->len;
 	if (!load_headers(skb, 0, &h))
@@ -237,7 +237,7 @@ int ul_in(struct __sk_buff *skb)
 	/* What the device vouched for is one header further in now; an error says that it vouched
 	 * for nothing. */
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	return to_port(skb, run.counters, VERDICT_delivered, target->endpoint_id, target->target,
+	return to_port(skb, run.counters, VERDICT_delivered, target->slot, target->target,
 		       target->via);
 
 pass:
@@ -341,7 +341,7 @@ INLINE int receive_from_device(struct __sk_buff *skb)
 	target = find_mac(vni, run.half, h.eth.target);
 	if (!target || target->via == VIA_HOST)
 		return drop(skb, run.counters, DROP_unknown_destination);
-	return to_port(skb, run.counters, VERDICT_delivered, target->endpoint_id, target->target,
+	return to_port(skb, run.counters, VERDICT_delivered, target->slot, target->target,
 		       target->via);
 }
 
@@ -378,9 +378,14 @@ int slow_in(struct __sk_buff *skb)
 	    !is_from_shuttle(&front.meta))
 		return drop(skb, run.counters, DROP_slow_frame);
 
-	/* Every frame that was held ends in one of the two others, where it was counted before. */
+	run.ifindex = front.meta.ifindex;
+	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
+	if (run.port && run.port->endpoint_id != front.meta.endpoint_id)
+		run.port = NULL;
+	/* Every frame that was held ends in one of the two others, at the port where it was counted
+	 * before. */
 	if (front.meta.purpose != SLOW_TO_SOURCE) {
-		counters = counters_of(front.meta.endpoint_id);
+		counters = counters_of(run.port ? run.port->slot : 0);
 		if (counters)
 			run.counters = counters;
 		run.counters->verdicts[VERDICT_resent]++;
@@ -388,9 +393,7 @@ int slow_in(struct __sk_buff *skb)
 	if (front.meta.purpose == SLOW_DROP)
 		return drop(skb, run.counters, front.meta.reason);
 
-	run.ifindex = front.meta.ifindex;
-	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
-	if (!run.port || run.port->endpoint_id != front.meta.endpoint_id)
+	if (!run.port)
 		return drop(skb, run.counters, DROP_port_gone);
 	if (bpf_skb_adjust_room(skb, -(int)sizeof(struct slow_meta), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
@@ -399,12 +402,13 @@ int slow_in(struct __sk_buff *skb)
 	bpf_skb_store_bytes(skb, 0, &front.eth, ETH_BYTES, 0);
 
 	if (front.meta.purpose == SLOW_TO_SOURCE)
-		return to_port(skb, run.counters, VERDICT_delivered, run.port->endpoint_id,
-			       run.ifindex, VIA_DEVICE);
+		return to_port(skb, run.counters, VERDICT_delivered, run.port->slot, run.ifindex,
+			       VIA_DEVICE);
 	if (!load_headers(skb, 0, &h))
 		return drop(skb, run.counters, DROP_slow_frame);
 	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr))
 		icmp6 = icmp6_type(skb, h.ip6.nexthdr);
+	run.now_ns = bpf_ktime_get_coarse_ns();
 	run.is_resent = true;
 	identify(&who, &run);
 	return forward(skb, &run, &h, &who, icmp6);

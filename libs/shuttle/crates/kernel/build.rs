@@ -18,7 +18,18 @@ fn main() {
 fn compile(source: &Path, object: &Path) {
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let mut command = Command::new(&clang);
-    command.args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-mllvm", "-no-stack-slot-sharing", "-Wall", "-Wextra", "-Werror"]);
+    command.args([
+        "-target",
+        "bpf",
+        "-mcpu=v3",
+        "-O2",
+        "-g",
+        "-mllvm",
+        "-no-stack-slot-sharing",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]);
     // Debian keeps <asm/types.h> apart by architecture, and the target bpf knows of none.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("set by cargo");
     let headers = format!("/usr/include/{arch}-linux-gnu");

@@ -24,9 +24,9 @@ pub const DROP_MAX: usize = 64;
 pub const REPLICATION_MAX: usize = 256;
 
 /// Port flag: sources beside its two addresses are looked up in [`Guard`] rows.
-pub const PORT_MORE_SOURCES: u32 = 1 << 0;
+pub const PORT_MORE_SOURCES: u16 = 1 << 0;
 /// Port flag: the endpoint routes, so it may send router advertisements.
-pub const PORT_ROUTES: u32 = 1 << 1;
+pub const PORT_ROUTES: u16 = 1 << 1;
 /// Switch table flag: as [`PORT_MORE_SOURCES`].
 pub const FDB_MORE_SOURCES: u8 = 1 << 0;
 /// Switch table flag: as [`PORT_ROUTES`].
@@ -153,7 +153,8 @@ layouts! {
         vni: u32,
         mac: [u8; 6],
         mtu: u16,
-        flags: u32,
+        flags: u16,
+        slot: u16,
         ip4: [u8; 4],
         ip6: [u8; 16],
         miss: Budget,
@@ -173,7 +174,7 @@ layouts! {
         target: u32,
         via: u8,
         reason: u8,
-        pad: u16,
+        slot: u16,
         last_used_s: u32,
     }
     /// A MAC of a network.
@@ -188,7 +189,7 @@ layouts! {
         target: u32,
         via: u8,
         flags: u8,
-        pad: u16,
+        slot: u16,
         ip4: [u8; 4],
         ip6: [u8; 16],
     }
@@ -245,7 +246,7 @@ layouts! {
         target_mac: [u8; 6],
         source_mac: [u8; 6],
     }
-    /// Counters of an endpoint on one CPU.
+    /// Counters of a port on one CPU.
     Counters, "counters", 8 * (4 + VERDICT_MAX + DROP_MAX) => {
         received_packets: u64,
         received_bytes: u64,

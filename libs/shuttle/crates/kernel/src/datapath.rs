@@ -14,11 +14,11 @@ use aya::programs::SchedClassifier;
 use weft_abi::{
     ABI, Budget, Config, Counters, DropReason, Fdb, FdbKey, Flow, FlowKey, Guard, GuardKey, Neigh,
     NeighKey, PEER_IP6, PEER_RESOLVED, PORT_MORE_SOURCES, PORT_ROUTES, Peer, Plain, Port,
-    REMOTE_FOREIGN, Remote, RemoteKey, Replication, ReplicationKey, VIA_DROP, mapped,
+    REMOTE_FOREIGN, Remote, RemoteKey, Replication, ReplicationKey, VIA_DROP, VIA_HOST, mapped,
 };
 
 use crate::pins::{Pins, unpin};
-use crate::table::Table;
+use crate::table::{Table, TableError};
 use crate::world::{Delta, Endpoint, Location};
 use crate::{Error, Limits, sys};
 
@@ -188,6 +188,11 @@ pub struct Datapath {
     is_adopted: bool,
     is_in_step: bool,
     instance: u32,
+    /// Rows of `port_counters` by endpoint, also of ports that are gone until their counters are forgotten.
+    slots: HashMap<u32, u16>,
+    /// The same by ifindex, of ports that are there.
+    port_slots: HashMap<u32, u16>,
+    slot_max: u16,
     ports: Table<u32, Port>,
     port_counters: Table<u32, Counters>,
     flows: Table<FlowKey, Flow>,
@@ -218,6 +223,9 @@ impl Datapath {
             is_adopted: false,
             is_in_step: false,
             instance,
+            slots: HashMap::new(),
+            port_slots: HashMap::new(),
+            slot_max: u16::try_from(config.limits.ports).unwrap_or(u16::MAX),
             ports: Table::new("ports", pins.open_map("ports")?),
             port_counters: Table::new("port_counters", pins.open_map("port_counters")?),
             flows: Table::new("flows", pins.open_map("flows")?),
@@ -234,9 +242,11 @@ impl Datapath {
             datapath.config.generation().store(1, Ordering::Relaxed);
         }
         datapath.config.vxlan_port().store(u32::from(config.vxlan_port), Ordering::Relaxed);
-        datapath.make_counters(HOST)?;
         datapath.renew_links()?;
-        Ok(Self { is_adopted, ..datapath })
+        let rows = datapath.ports.rows()?;
+        let slots = rows.iter().map(|(_, port)| (port.endpoint_id, port.slot)).collect();
+        let port_slots = rows.iter().map(|(ifindex, port)| (*ifindex, port.slot)).collect();
+        Ok(Self { is_adopted, slots, port_slots, ..datapath })
     }
 
     /// Whether the maps were there already, with what an earlier process wrote.
@@ -269,7 +279,7 @@ impl Datapath {
         if !endpoint.allowed_prefixes.is_empty() {
             flags |= PORT_ROUTES;
         }
-        self.make_counters(endpoint.endpoint_id)?;
+        let slot = self.take_slot(endpoint.endpoint_id)?;
         self.ports.put(
             &ifindex,
             &Port {
@@ -278,6 +288,7 @@ impl Datapath {
                 mac: endpoint.mac,
                 mtu: spec.mtu,
                 flags,
+                slot,
                 ip4,
                 ip6,
                 miss: spec.miss_rate.budget(),
@@ -285,6 +296,8 @@ impl Datapath {
                 replicate: spec.replicate_rate.budget(),
             },
         )?;
+        self.port_slots.insert(ifindex, slot);
+        self.name_slot(endpoint, ifindex, slot)?;
         self.attach(EP_IN, ifindex)
     }
 
@@ -292,6 +305,7 @@ impl Datapath {
     /// go when its endpoint leaves the tables.
     pub fn detach_port(&mut self, ifindex: u32) -> Result<bool, Error> {
         self.detach(EP_IN, ifindex)?;
+        self.port_slots.remove(&ifindex);
         Ok(self.ports.remove(&ifindex)?)
     }
 
@@ -406,6 +420,7 @@ impl Datapath {
     /// Puts these tables in the place of whatever is there, all at once for every packet. Flows of endpoints that are
     /// the same before and after stay. On an error the tables in force have not changed.
     pub fn replace_world(&mut self, world: &Delta) -> Result<(), Error> {
+        let world = &self.with_slots(world);
         let active = self.active();
         self.is_in_step = false;
         let changed = self.endpoints_other_than(active, world)?;
@@ -424,6 +439,7 @@ impl Datapath {
         if !self.is_in_step {
             return Err(Error::NotInStep);
         }
+        let delta = &self.with_slots(delta);
         let active = self.active();
         self.is_in_step = false;
         self.write_half(1 - active, delta)?;
@@ -439,7 +455,13 @@ impl Datapath {
     pub fn put_flows(&mut self, flows: &[FlowSpec]) -> Result<(), Error> {
         let generation = self.config.generation().load(Ordering::Relaxed);
         let now_s = u32::try_from(sys::monotonic_ns() / 1_000_000_000).unwrap_or(u32::MAX);
-        let rows: Vec<_> = flows.iter().map(|spec| flow_row(spec, generation, now_s)).collect();
+        let rows: Vec<_> = flows
+            .iter()
+            .map(|spec| {
+                let (key, row) = flow_row(spec, generation, now_s);
+                (key, Flow { slot: self.slot_of(row.via, row.target), ..row })
+            })
+            .collect();
         Ok(self.flows.put_all(&rows)?)
     }
 
@@ -460,34 +482,74 @@ impl Datapath {
         Ok(self.flows.rows()?)
     }
 
-    /// What was counted for an endpoint that is or was a port here.
+    /// What was counted for an endpoint that is a port here, or was one since this was opened.
     pub fn counters(&self, endpoint_id: u32) -> Result<Option<Counters>, Error> {
-        let values = self.port_counters.get_per_cpu(&endpoint_id, self.cpus)?;
-        Ok(values.map(|values| {
-            values.iter().fold(Counters::default(), |mut sum, value| {
-                sum.add(value);
-                sum
-            })
-        }))
+        self.slots.get(&endpoint_id).map(|&slot| self.sum_counters(slot)).transpose()
     }
 
     /// What was counted where the port is not known: frames from other hosts that were not delivered, frames at devices
     /// that are no ports.
     pub fn host_counters(&self) -> Result<Counters, Error> {
-        Ok(self.counters(HOST)?.unwrap_or_default())
+        self.sum_counters(HOST_SLOT)
     }
 
-    /// Forgets the counters of an endpoint that is no port here any more.
-    pub fn forget_counters(&mut self, endpoint_id: u32) -> Result<(), Error> {
-        self.port_counters.remove(&endpoint_id)?;
-        Ok(())
+    /// Forgets the counters of an endpoint that is no port here any more; of one that is they stay.
+    pub fn forget_counters(&mut self, endpoint_id: u32) {
+        let is_port = |slot: &u16| self.port_slots.values().any(|other| other == slot);
+        if !self.slots.get(&endpoint_id).is_some_and(is_port) {
+            self.slots.remove(&endpoint_id);
+        }
     }
 
-    fn make_counters(&self, endpoint_id: u32) -> Result<(), Error> {
-        if self.port_counters.get_per_cpu(&endpoint_id, self.cpus)?.is_none() {
-            self.port_counters.put_zero_per_cpu(&endpoint_id, self.cpus)?;
+    /// The row of `port_counters` that an endpoint has, or a free one of zeros.
+    fn take_slot(&mut self, endpoint_id: u32) -> Result<u16, Error> {
+        if let Some(&slot) = self.slots.get(&endpoint_id) {
+            return Ok(slot);
+        }
+        let taken: BTreeSet<_> = self.slots.values().collect();
+        let slot = (HOST_SLOT + 1..=self.slot_max)
+            .find(|slot| !taken.contains(slot))
+            .ok_or(TableError::Full { map: "port_counters" })?;
+        self.port_counters.put_zero_per_cpu(&u32::from(slot), self.cpus)?;
+        self.slots.insert(endpoint_id, slot);
+        Ok(slot)
+    }
+
+    /// Tells the rows of an endpoint that came before its port where to count.
+    fn name_slot(&self, endpoint: &Endpoint, ifindex: u32, slot: u16) -> Result<(), Error> {
+        for half in [0, 1] {
+            let key = FdbKey { vni: endpoint.vni, mac: endpoint.mac, half };
+            match self.fdb.get(&key)? {
+                Some(row) if row.via != VIA_HOST && row.target == ifindex && row.slot != slot => {
+                    self.fdb.put(&key, &Fdb { slot, ..row })?;
+                }
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// Where frames to a target are counted.
+    fn slot_of(&self, via: u8, target: u32) -> u16 {
+        let port = if via == VIA_HOST { None } else { self.port_slots.get(&target) };
+        port.copied().unwrap_or(HOST_SLOT)
+    }
+
+    /// The same changes with the slots of the ports in them.
+    fn with_slots(&self, delta: &Delta) -> Delta {
+        let mut delta = delta.clone();
+        for row in delta.fdb.values_mut().flatten() {
+            row.slot = self.slot_of(row.via, row.target);
+        }
+        delta
+    }
+
+    fn sum_counters(&self, slot: u16) -> Result<Counters, Error> {
+        let values = self.port_counters.get_per_cpu(&u32::from(slot), self.cpus)?;
+        Ok(values.iter().flatten().fold(Counters::default(), |mut sum, value| {
+            sum.add(value);
+            sum
+        }))
     }
 
     /// Puts the new programs into the links that are pinned.
@@ -631,8 +693,8 @@ impl Datapath {
     }
 }
 
-/// Counts as an endpoint: frames whose port is not known.
-const HOST: u32 = 0;
+/// Row of `port_counters` for frames whose port is not known.
+const HOST_SLOT: u16 = 0;
 
 /// A key of a table that exists twice.
 trait Halved: Plain + Eq + Hash {
@@ -713,7 +775,7 @@ fn flow_row(spec: &FlowSpec, generation: u32, now_s: u32) -> (FlowKey, Flow) {
             target,
             via,
             reason,
-            pad: 0,
+            slot: HOST_SLOT,
             last_used_s: now_s,
         },
     )

@@ -7,13 +7,14 @@ use weft_abi::{
     RemoteKey, Replication, ReplicationKey,
 };
 
-/// How many rows each map takes at most. Memory is taken as rows come, so a small host stays small.
+/// How many rows each map takes at most. Memory is taken as rows come, so a small host stays small; only the counters
+/// are there from the start, 672 bytes for each CPU and port.
 ///
 /// A map that exists keeps the limits with which it was made: to change them remove the pins, which makes
 /// everything anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Ports of this host.
+    /// Ports of this host, 65,535 at most.
     pub ports: u32,
     /// Endpoints of all networks that have a port here, wherever they are.
     pub endpoints: u32,
@@ -30,7 +31,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            ports: 4_096,
+            ports: 1_024,
             endpoints: 65_536,
             prefixes: 16_384,
             networks: 4_096,
@@ -52,7 +53,7 @@ impl Limits {
     pub(crate) const fn rows(&self, map: &str) -> Option<u32> {
         Some(match map.as_bytes() {
             b"ports" => self.ports,
-            // The host itself counts too.
+            // Slot 0 is the host.
             b"port_counters" => self.ports + 1,
             b"flows" => self.flows,
             // World tables hold two halves.
@@ -67,14 +68,13 @@ impl Limits {
     }
 
     /// Bytes of kernel memory when every map is full, on a machine with so many CPUs. The defaults on two CPUs
-    /// come to 96 MiB full and 12 MiB empty, where the buckets are.
+    /// come to 91 MiB full and 13 MiB empty, where the buckets are.
     pub const fn memory_bytes_max(&self, cpus: u64) -> u64 {
         const fn hash(rows: u32, row_bytes: usize) -> u64 {
             rows as u64 * (row_bytes as u64 + HASH_ROW_BYTES) + buckets(rows)
         }
         hash(self.ports, size_of::<u32>() + size_of::<Port>())
-            + hash(self.ports + 1, size_of::<u32>())
-            + cpus * (self.ports as u64 + 1) * size_of::<Counters>() as u64
+            + self.counter_bytes(cpus)
             + hash(self.flows, size_of::<FlowKey>() + size_of::<Flow>())
             + hash(2 * self.endpoints, size_of::<FdbKey>() + size_of::<Fdb>())
             + hash(6 * self.endpoints, size_of::<NeighKey>() + size_of::<Neigh>())
@@ -86,15 +86,20 @@ impl Limits {
     }
 
     /// The part of it that is taken from the start.
-    pub const fn memory_bytes_min(&self) -> u64 {
-        buckets(self.ports)
-            + buckets(self.ports + 1)
+    pub const fn memory_bytes_min(&self, cpus: u64) -> u64 {
+        self.counter_bytes(cpus)
+            + buckets(self.ports)
             + buckets(self.flows)
             + buckets(2 * self.endpoints)
             + buckets(6 * self.endpoints)
             + buckets(2 * self.networks)
             + buckets(self.hosts)
             + buckets(self.hosts)
+    }
+
+    /// The counters are an array.
+    const fn counter_bytes(&self, cpus: u64) -> u64 {
+        cpus * (self.ports as u64 + 1) * size_of::<Counters>() as u64
     }
 }
 
@@ -109,7 +114,7 @@ mod tests {
     #[test]
     fn the_sums_in_the_documentation_are_those_of_the_defaults() {
         let limits = Limits::default();
-        assert_eq!(limits.memory_bytes_max(2) >> 20, 96);
-        assert_eq!(limits.memory_bytes_min() >> 20, 12);
+        assert_eq!(limits.memory_bytes_max(2) >> 20, 91);
+        assert_eq!(limits.memory_bytes_min(2) >> 20, 13);
     }
 }

@@ -16,7 +16,7 @@ use crate::{Error, Limits};
 
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
-const PERCPU_HASH: u32 = 5;
+const PERCPU_ARRAY: u32 = 6;
 const LPM_TRIE: u32 = 11;
 
 const NO_PREALLOC: u32 = 1 << 0;
@@ -39,7 +39,7 @@ const fn shape<K, V>(name: &'static str, kind: u32, flags: u32) -> Shape {
 pub(crate) const MAPS: [Shape; 10] = [
     shape::<u32, Config>("config", ARRAY, MMAPABLE),
     shape::<u32, Port>("ports", HASH, NO_PREALLOC),
-    shape::<u32, Counters>("port_counters", PERCPU_HASH, NO_PREALLOC),
+    shape::<u32, Counters>("port_counters", PERCPU_ARRAY, 0),
     shape::<FlowKey, Flow>("flows", HASH, NO_PREALLOC),
     shape::<FdbKey, Fdb>("fdb", HASH, NO_PREALLOC),
     shape::<NeighKey, Neigh>("neigh", HASH, NO_PREALLOC),

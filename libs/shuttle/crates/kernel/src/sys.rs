@@ -315,6 +315,7 @@ pub(crate) fn prog_load(instructions: &[u64]) -> io::Result<OwnedFd> {
 }
 
 /// What a program did with a packet.
+#[cfg_attr(not(feature = "testrun"), expect(dead_code, reason = "probes look at the code alone"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TestResult {
     pub(crate) code: u32,

@@ -161,7 +161,7 @@ impl Delta {
                 target,
                 via,
                 flags: more_sources | routes,
-                pad: 0,
+                slot: 0,
                 ip4,
                 ip6,
             }),

@@ -517,7 +517,7 @@ impl Plane {
             // A TAP is its owner's again.
             kernel.links.set_master(link.ifindex, 0)?;
         }
-        kernel.datapath.forget_counters(endpoint_id)?;
+        kernel.datapath.forget_counters(endpoint_id);
         kernel.ports.remove(&endpoint_id);
         kernel.save()
     }
