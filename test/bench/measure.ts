@@ -15,7 +15,7 @@ const PINGS = 5000
 const PACKETS_MS = 2000
 const PORT = 5201
 
-/** Throughput of TCP in Gb/s, as the receiver saw it. */
+/** Throughput of TCP in Gb/s, as the receiver saw it; all streams are of one process at either end. */
 export async function tcpGbps({ client, server, address }: Pair, streams: number): Promise<number> {
   await using listener = server.start(['iperf3', '--server', '--one-off', '--forceflush'])
   await listener.until('listening')

@@ -31,8 +31,8 @@ export function packageOf(specifier: string): string {
   return scope.startsWith('@') ? `${scope}/${name}` : scope
 }
 
-/** Domain code decides and does nothing else: these are its only imports beside its own files. */
-const DOMAIN_MAY_IMPORT = ['@weft/net', '@weft/errors']
+/** Domain code decides and does nothing else: beside its own files it imports these, and the contracts, which are data. */
+const DOMAIN_MAY_IMPORT = ['@weft/net', '@weft/errors', '@weft/proto']
 /** Names of messages on the bus and of their subjects are built in one place. */
 const OWNERS: readonly {
   readonly packages: RegExp
@@ -68,8 +68,8 @@ export function judgeImport(
     return undefined
   }
   const builtin = specifier.startsWith('node:') || builtinModules.includes(specifier)
-  if (isDomain(path) && !isTest && !DOMAIN_MAY_IMPORT.includes(specifier)) {
-    return `domain code imports only ${DOMAIN_MAY_IMPORT.join(' and ')}`
+  if (isDomain(path) && !isTest && !DOMAIN_MAY_IMPORT.includes(packageOf(specifier))) {
+    return `domain code imports only ${DOMAIN_MAY_IMPORT.join(', ')}`
   }
   if (builtin) {
     if (!specifier.startsWith('node:')) return `write node:${specifier}`
@@ -117,10 +117,12 @@ interface PackageJson {
 
 function readManifests(): (Manifest & { readonly folder: string })[] {
   const forAll = Object.keys(readJson('package.json').devDependencies ?? {})
-  return trackedFiles(['/package.json']).map((path) => {
+  // What is in no other package is the root's: its scripts.
+  const folders = [...trackedFiles(['/package.json']), 'package.json']
+  return folders.map((path) => {
     const json = readJson(path)
     return {
-      folder: `${dirname(path)}/`,
+      folder: path === 'package.json' ? '' : `${dirname(path)}/`,
       name: json.name,
       dependencies: new Set(Object.keys(json.dependencies ?? {})),
       devDependencies: new Set([...forAll, ...Object.keys(json.devDependencies ?? {})]),

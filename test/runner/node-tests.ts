@@ -13,6 +13,9 @@ export interface NodeTestOptions {
   readonly verbose: boolean
 }
 
+/** Tests of a file and those of a suite or of a table in it. */
+const NESTING_SHOWN = 1
+
 /** Runs test files with node:test, prints their progress, and what failed in full. */
 export async function runNodeTests(options: NodeTestOptions): Promise<Counts> {
   const { files, isolation, concurrency, timeoutMs, verbose } = options
@@ -25,7 +28,8 @@ export async function runNodeTests(options: NodeTestOptions): Promise<Counts> {
     ...(isolation === 'process' ? { concurrency } : {}),
   })
   stream.on('test:pass', (event) => {
-    if (verbose && event.nesting === 0 && event.details.type !== 'suite') printPass(event)
+    if (verbose && event.nesting <= NESTING_SHOWN && event.details.type !== 'suite')
+      printPass(event)
     if (event.skip !== undefined && event.skip !== false) printSkip(event)
   })
   stream.on('test:fail', printFailure)
@@ -54,7 +58,9 @@ type Failed = EventData.TestFail
 
 function printPass(event: Passed): void {
   if (event.skip === undefined || event.skip === false) {
-    console.log(`ok    ${event.name} (${seconds(event.details.duration_ms)})`)
+    console.log(
+      `ok    ${'  '.repeat(event.nesting)}${event.name} (${seconds(event.details.duration_ms)})`,
+    )
   }
 }
 

@@ -271,6 +271,8 @@ export class FakeShuttle {
         case 'deletePeerHostId':
           next.peers.delete(change.value)
           break
+        case undefined:
+          throw new Error('a change of no kind')
       }
     }
     for (const id of new Set([...before.endpoints.keys(), ...next.endpoints.keys()])) {

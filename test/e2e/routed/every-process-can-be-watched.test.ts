@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
+import { connect, HealthService, ServingStatus } from '@weft/rpc'
 import { ROOT } from '../../check/repository.ts'
 import { routedLab } from '../support/blue.ts'
 import { at } from '../support/lab.ts'
@@ -32,27 +33,23 @@ test('every process of ours logs JSON, one object a line', async () => {
   }
 })
 
-test('`buf curl` finds the services by reflection, and their health', async () => {
+test('`buf curl` finds the services by reflection', async () => {
   const lab = await routedLab()
-  const address = lab.context.control?.replace('unix:', '') ?? ''
-  const curl = (method: string, data = '{}'): Promise<string> =>
-    at(lab, 'control').mustRun([
-      ...[
-        join(ROOT, 'node_modules/.bin/buf'),
-        'curl',
-        '--protocol',
-        'grpc',
-        '--http2-prior-knowledge',
-      ],
-      ...['--unix-socket', address, '-d', data, `http://localhost/${method}`],
-    ])
-  const network = JSON.parse(
-    await curl(
-      'weftline.config.v1.ConfigService/GetNetwork',
-      '{"name":{"tenant":"lab","network":"blue"}}',
-    ),
-  )
-  assert.equal(network.network.name, 'blue')
-  const health = JSON.parse(await curl('grpc.health.v1.Health/Check'))
-  assert.equal(health.status, 'SERVING')
+  const socket = lab.context.control?.replace('unix:', '') ?? ''
+  const answer = await at(lab, 'control').mustRun([
+    ...[join(ROOT, 'node_modules/.bin/buf'), 'curl', '--protocol', 'grpc'],
+    ...['--http2-prior-knowledge', '--unix-socket', socket],
+    ...['-d', '{"name":{"tenant":"lab","network":"blue"}}'],
+    'http://localhost/weftline.config.v1.ConfigService/GetNetwork',
+  ])
+  const { network } = JSON.parse(answer) as { network: { name: string } }
+  assert.equal(network.name, 'blue')
+})
+
+test('the control server and the hosts answer the health check of gRPC', async () => {
+  const lab = await routedLab()
+  for (const target of [lab.context.control ?? '', ...Object.values(lab.context.hosts)]) {
+    await using client = connect(target, HealthService)
+    assert.equal((await client.check({ service: '' })).status, ServingStatus.Serving, target)
+  }
 })

@@ -271,5 +271,5 @@ function decided(decision: Decision): GivenDecision {
 
 function answered(conclusion: Conclusion) {
   assert.equal(conclusion.kind, 'answer')
-  return conclusion as Extract<Conclusion, { kind: 'answer' }>
+  return conclusion
 }

@@ -1,6 +1,6 @@
-//! ICMP echo with round trip times in nanoseconds, taken by one clock in this process around the send and the receive.
+//! ICMP echo with round trip times in nanoseconds, taken as ping(8) takes them: from before the send to the time at which the kernel
+//! received the reply. So the wake-up of this process is not part of them.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -82,11 +82,14 @@ pub(crate) fn ping(args: &Args) -> Outcome {
     } else {
         (Domain::IPV6, Protocol::ICMPV6)
     };
-    let mut socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.connect(&SocketAddr::new(to, 0).into())?;
     let identifier = (std::process::id() & 0xffff) as u16;
     let until_answered = args.switch("until-answered");
     let patience = if until_answered { interval } else { timeout };
+    // Set once: a call between request and reply would be measured with them.
+    socket.set_read_timeout(Some(patience))?;
+    sys::enable_timestamps(&socket)?;
     let mut buffer = vec![0_u8; 65_536];
     let mut answered_at_ns = None;
     let mut times = Vec::with_capacity(count as usize);
@@ -100,6 +103,7 @@ pub(crate) fn ping(args: &Args) -> Outcome {
         let sequence = (number & 0xffff) as u16;
         let packet = request(to, identifier, sequence, size);
         let start = Instant::now();
+        let sent_at_ns = sys::realtime_ns();
         match socket.send(&packet) {
             Ok(_) => sent += 1,
             Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => {
@@ -109,16 +113,15 @@ pub(crate) fn ping(args: &Args) -> Outcome {
             }
             Err(error) => return Err(error.into()),
         }
-        while let Some(left) = patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero())
-        {
-            socket.set_read_timeout(Some(left))?;
-            match socket.read(&mut buffer) {
-                Ok(length)
+        while start.elapsed() < patience {
+            match sys::receive_with_timestamp(&socket, &mut buffer) {
+                Ok((length, received_at_ns))
                     if reply_sequence(to, identifier, &buffer[..length])
                         .is_some_and(|answered| answered == sequence || until_answered) =>
                 {
                     answered_at_ns = Some(sys::monotonic_ns());
-                    times.push(u64::try_from(start.elapsed().as_nanos())?);
+                    let received_at_ns = received_at_ns.unwrap_or_else(sys::realtime_ns);
+                    times.push(received_at_ns.saturating_sub(sent_at_ns));
                     break;
                 }
                 Err(_) if sys::is_stopped() => break,

@@ -96,10 +96,54 @@ pub(crate) fn socket_drops(socket: &Socket) -> io::Result<u32> {
 
 /// Nanoseconds on `CLOCK_MONOTONIC`, the clock of `process.hrtime` in Node: times of several programs can be subtracted.
 pub(crate) fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec. The call cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // SAFETY: the kernel writes one timespec. The call cannot fail for a clock that exists.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    nanoseconds(time)
+}
+
+fn nanoseconds(time: libc::timespec) -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// Lets the kernel tell when it received each packet (`SO_TIMESTAMPNS` of socket(7)).
+pub(crate) fn enable_timestamps(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &1_i32)
+}
+
+/// Nanoseconds on the clock of those timestamps, `CLOCK_REALTIME`.
+pub(crate) fn realtime_ns() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME)
+}
+
+/// Receives one packet and the time at which the kernel had it.
+pub(crate) fn receive_with_timestamp(
+    socket: &Socket,
+    packet: &mut [u8],
+) -> io::Result<(usize, Option<u64>)> {
+    let mut control = [0_u64; 8];
+    let mut vector = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
+    // SAFETY: an all-zero msghdr is valid; it points at buffers that outlive the call, with their true lengths. The control
+    // buffer is aligned for cmsghdr, and the CMSG functions stay within the length that the kernel reports.
+    unsafe {
+        let mut header: libc::msghdr = zeroed();
+        header.msg_iov = &raw mut vector;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        let length = libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0);
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        let message = libc::CMSG_FIRSTHDR(&raw const header);
+        if message.is_null() || (*message).cmsg_type != libc::SCM_TIMESTAMPNS {
+            return Ok((length, None));
+        }
+        let time: libc::timespec = std::ptr::read_unaligned(libc::CMSG_DATA(message).cast());
+        Ok((length, Some(nanoseconds(time))))
+    }
 }
 
 /// Datagrams that one system call sends or receives.
