@@ -1,5 +1,5 @@
 import { interleaved } from './interleaved.ts'
-import { type Pair, packetRate, rttUs, tcpGbps } from './measure.ts'
+import { applicationRttUs, type Pair, packetRate, rttUs, tcpGbps } from './measure.ts'
 import type { Measured } from './result.ts'
 
 /** Ours first, then the peers by name. */
@@ -15,12 +15,18 @@ export async function compareTcp(
   return await compare({ bench, unit: 'Gb/s' }, contenders, (pair) => tcpGbps(pair, streams), runs)
 }
 
+/** Round trips as ping takes them, and as the program that pings sees them. */
 export async function compareRtt(
   name: string,
   contenders: Contenders,
   runs: number,
-): Promise<Measured> {
-  return await compare({ bench: `${name}: ping RTT`, unit: 'us' }, contenders, rttUs, runs)
+): Promise<Measured[]> {
+  const unit = 'us'
+  const seen = `${name}: ping RTT, read by the application`
+  return [
+    await compare({ bench: `${name}: ping RTT`, unit }, contenders, rttUs, runs),
+    await compare({ bench: seen, unit }, contenders, applicationRttUs, runs),
+  ]
 }
 
 /** Every packet that is offered costs the same two cores, so what was offered is told beside what arrived. */

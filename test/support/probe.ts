@@ -41,6 +41,7 @@ export interface Pinged {
   readonly p90_ns: number | null
   readonly p99_ns: number | null
   readonly max_ns: number | null
+  readonly application_p50_ns: number | null
 }
 
 export interface SendOptions {

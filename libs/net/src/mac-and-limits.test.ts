@@ -8,6 +8,7 @@ import {
   localMac,
   type MacAddress,
   macFromBytes,
+  macOfAddress,
   macToBytes,
   parseMacAddress,
 } from './mac.ts'
@@ -50,6 +51,17 @@ describe('a MAC address', () => {
       }),
     )
     assert.throws(() => localMac(new Uint8Array(5)), RangeError)
+  })
+
+  test('that goes with an address is a local station, and as different as the addresses', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 0xffff_ffff }), (bits) => {
+        const mac = macOfAddress({ family: 4, value: BigInt(bits) })
+        assert(isStationMac(mac))
+        assert.equal(macToBytes(mac).readUInt32BE(2), bits)
+        assert.equal(macToBytes(mac).readUInt16BE(0), 0x0257)
+      }),
+    )
   })
 
   test('of a group or of nobody is no station', () => {

@@ -1,3 +1,5 @@
+import type { IpAddress } from './ip.ts'
+
 declare const macBrand: unique symbol
 
 /** An Ethernet address as the 48-bit number that its bytes are in network order; itself a key for maps. */
@@ -44,6 +46,15 @@ export function localMac(random: Uint8Array): MacAddress {
   const mac = macFromBytes(bytes)
   if (mac === undefined) throw new RangeError(`localMac needs 6 bytes, got ${random.byteLength}`)
   return mac
+}
+
+/**
+ * The locally administered station address that goes with an IP address: `02:57` and its last four bytes. Whoever gets
+ * the IP address next has the same one, so that neighbours who remember it still reach its owner. Two IPv6 addresses
+ * may share one.
+ */
+export function macOfAddress(address: IpAddress): MacAddress {
+  return (0x0257 * 2 ** 32 + Number(address.value & 0xffff_ffffn)) as MacAddress
 }
 
 function firstOctet(mac: MacAddress): number {

@@ -100,7 +100,7 @@ export interface CreateNetwork extends NetworkRef {
 }
 
 export interface CreateEndpoint extends EndpointRef {
-  /** By default a random locally administered one. */
+  /** By default one that goes with the first address. */
   readonly mac?: MacAddress
   /** A family that is not given gets a free address. */
   readonly addresses?: readonly IpAddress[]

@@ -173,7 +173,11 @@ function addEndpointOptions(command: Command): Command {
       'an address; may be repeated; a family not given gets a free one',
       collect(parseAddress),
     )
-    .option('--mac <address>', 'MAC address; a random one if not given', parseMac)
+    .option(
+      '--mac <address>',
+      'MAC address; one that goes with the IP address if not given',
+      parseMac,
+    )
     .option(
       '--allow <prefix>',
       'further sources, for one that routes; may be repeated',

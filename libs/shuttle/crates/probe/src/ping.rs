@@ -93,6 +93,7 @@ pub(crate) fn ping(args: &Args) -> Outcome {
     let mut buffer = vec![0_u8; 65_536];
     let mut answered_at_ns = None;
     let mut times = Vec::with_capacity(count as usize);
+    let mut application_times = Vec::with_capacity(count as usize);
     let (mut sent, mut errors) = (0_u64, 0_u64);
     print_ready();
 
@@ -119,6 +120,8 @@ pub(crate) fn ping(args: &Args) -> Outcome {
                     if reply_sequence(to, identifier, &buffer[..length])
                         .is_some_and(|answered| answered == sequence || until_answered) =>
                 {
+                    application_times
+                        .push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
                     answered_at_ns = Some(sys::monotonic_ns());
                     let received_at_ns = received_at_ns.unwrap_or_else(sys::realtime_ns);
                     times.push(received_at_ns.saturating_sub(sent_at_ns));
@@ -138,6 +141,7 @@ pub(crate) fn ping(args: &Args) -> Outcome {
     }
     let first = times.first().copied();
     times.sort_unstable();
+    application_times.sort_unstable();
     Ok(json!({
         "sent": sent,
         "received": times.len(),
@@ -150,6 +154,7 @@ pub(crate) fn ping(args: &Args) -> Outcome {
         "p90_ns": quantile(&times, 0.9),
         "p99_ns": quantile(&times, 0.99),
         "max_ns": times.last(),
+        "application_p50_ns": quantile(&application_times, 0.5),
     }))
 }
 

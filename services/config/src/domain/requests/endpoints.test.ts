@@ -164,6 +164,17 @@ test('a MAC that was asked for is given; group, zero, short and taken ones are r
   assert.throws(() => createEndpoint(world.database, request, world.caller()), InvalidMacError)
 })
 
+test('without a MAC it goes with the address, so that the next owner of the address has the same', () => {
+  const given = { addresses: ['10.20.0.11'] }
+  const mac = world.endpoint('acme/blue/web', given).mac.toString('hex')
+  assert.equal(mac, '02570a14000b')
+  assert.equal(world.run(remove('acme/blue/web')), true)
+  assert.equal(world.endpoint('acme/blue/next', given).mac.toString('hex'), mac)
+  const taken = world.endpoint('acme/blue/taker', { mac: '02:57:0a:14:00:0c' })
+  const other = world.endpoint('acme/blue/other', { addresses: ['10.20.0.12'] })
+  assert.notEqual(other.mac.toString('hex'), taken.mac.toString('hex'))
+})
+
 test('the same MAC and address may be in two networks', () => {
   world.network('acme/red', '10.20.0.0/16')
   const given = { addresses: ['10.20.0.11'], mac: '02:00:00:00:00:0b' }

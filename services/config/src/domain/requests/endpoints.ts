@@ -32,6 +32,7 @@ import {
   localMac,
   type MacAddress,
   macFromBytes,
+  macOfAddress,
   macToBytes,
   sameAddress,
 } from '@weft/net'
@@ -89,13 +90,14 @@ export function createEndpoint(
   if (database.counts.endpoint >= limits.endpoints) {
     throw new LimitReachedError({ what: 'endpoints', limit: limits.endpoints })
   }
+  const addresses = chosenAddresses(database, network, request.addresses)
   const id = newId(database)
   return put('endpoint', id, {
     id,
     networkId: network.id,
     name,
-    mac: macToBytes(chosenMac(database, network, request.mac, caller)),
-    addresses: chosenAddresses(database, network, request.addresses).map(ipToBytes),
+    mac: macToBytes(chosenMac(database, network, request.mac, addresses, caller)),
+    addresses: addresses.map(ipToBytes),
     allowedPrefixes: allowedPrefixes(network, request.allowedPrefixes),
     hostId: request.vxlanPeer === '' ? 0 : foreignHostId(database, request.vxlanPeer),
     meta: createdMeta(database, caller, request.labels),
@@ -212,16 +214,10 @@ function chosenMac(
   database: Database,
   network: Network,
   bytes: Buffer,
+  addresses: readonly IpAddress[],
   caller: Caller,
 ): MacAddress {
-  if (bytes.length === 0) {
-    // 46 random bits: two of 65,536 in one network meet once in 33,000 networks, and 16 in a row never.
-    for (let attempt = 0; attempt < MAC_ATTEMPTS; attempt++) {
-      const mac = localMac(caller.random(6))
-      if (database.macHolder(network.id, mac) === undefined) return mac
-    }
-    throw new InternalError(`no free MAC found in ${MAC_ATTEMPTS} attempts`)
-  }
+  if (bytes.length === 0) return freeMac(database, network, addresses, caller)
   const mac = macFromBytes(bytes)
   if (mac === undefined) {
     throw new InvalidMacError({ mac: bytes.toString('hex'), problem: 'it has not 6 bytes' })
@@ -326,4 +322,23 @@ function allowedPrefixes(network: Network, wire: readonly WirePrefix[]): WirePre
     }
   }
   return [...wire]
+}
+
+/** The one that goes with the first address, unless somebody asked for that; then a random one. */
+function freeMac(
+  database: Database,
+  network: Network,
+  addresses: readonly IpAddress[],
+  caller: Caller,
+): MacAddress {
+  const isFree = (mac: MacAddress): boolean => database.macHolder(network.id, mac) === undefined
+  const [first] = addresses
+  const own = first && macOfAddress(first)
+  if (own !== undefined && isFree(own)) return own
+  // 46 random bits: two of 65,536 in one network meet once in 33,000 networks, and 16 in a row never.
+  for (let attempt = 0; attempt < MAC_ATTEMPTS; attempt++) {
+    const mac = localMac(caller.random(6))
+    if (isFree(mac)) return mac
+  }
+  throw new InternalError(`no free MAC found in ${MAC_ATTEMPTS} attempts`)
 }
