@@ -8,6 +8,7 @@ export {
 } from './lab.ts'
 export * from './plan.ts'
 export { removeLab } from './remove.ts'
+export { requireRoot } from './root.ts'
 export { exitCodeOf, type Outcome, type RunOptions } from './shell.ts'
 export { NODE_FLAGS, stage } from './stage.ts'
 export * from './topology.ts'

@@ -11,13 +11,7 @@ import {
 } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  AmbiguousNameError,
-  InternalError,
-  InvalidArgumentError,
-  NeedsRootError,
-  WeftError,
-} from '@weft/errors'
+import { AmbiguousNameError, InternalError, InvalidArgumentError, WeftError } from '@weft/errors'
 import type { IpAddress, Prefix } from '@weft/net'
 import { type Context, connect, type HostStatus, type Weft } from '@weft/sdk'
 import { type LaunchFolders, launch, type ProcessSpec } from './launch.ts'
@@ -39,6 +33,7 @@ import {
   processesOf,
 } from './processes.ts'
 import { processesIn, removeLab } from './remove.ts'
+import { requireRoot } from './root.ts'
 import { ip, mustRun, type Outcome, type RunOptions, run } from './shell.ts'
 import { stage } from './stage.ts'
 import {
@@ -81,7 +76,7 @@ export async function startLab(options: LabOptions = {}): Promise<Lab> {
     options.signal?.throwIfAborted()
     onProgress(what)
   }
-  if (process.getuid?.() !== 0) throw new NeedsRootError({ what: 'a lab' })
+  requireRoot('a lab')
   const topology = loadTopology(source)
   const plan = planLab(topology, name)
   refuseSecond(name)

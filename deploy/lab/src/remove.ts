@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs
 import { setTimeout as sleep } from 'node:timers/promises'
 import { InternalError } from '@weft/errors'
 import { labFolder } from './plan.ts'
+import { requireRoot } from './root.ts'
 import { ip, mustRun } from './shell.ts'
 import { isAlive, readState } from './state.ts'
 
@@ -13,10 +14,12 @@ const POLL_MS = 10
 /**
  * Removes everything that a lab has made, running or left behind by a crash: the processes in its namespaces, the
  * namespaces, its mounts and its folder. False if there is no such lab.
+ * @throws NeedsRootError if there is one
  */
 export async function removeLab(name: string): Promise<boolean> {
   const state = readState(name)
   if (state === undefined) return false
+  requireRoot('removing a lab')
   await endOwner(name)
   const namespaces = state.namespaces.filter((namespace) => existsSync(`/run/netns/${namespace}`))
   await endProcesses(namespaces)

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
-import { createServer } from 'node:net'
 import { test } from 'node:test'
 import { NatsTooOldError } from '@weft/errors'
 import { createLogger } from '@weft/telemetry'
+import { startFakeNats } from '@weft/testing'
 import { connectBus, isNewEnough } from '../src/connect.ts'
 
 test('servers with the known holes are too old', () => {
@@ -23,31 +22,11 @@ test('servers with the known holes are too old', () => {
 })
 
 test('a server that is too old is refused with its version', async () => {
-  const info = {
-    server_id: 'x',
-    version: '2.10.27',
-    max_payload: 1_048_576,
-    headers: true,
-    proto: 1,
-  }
-  const server = createServer((socket) => {
-    socket.on('error', () => undefined)
-    socket.write(`INFO ${JSON.stringify(info)}\r\n`)
-    socket.on('data', (data) => {
-      if (data.includes('PING')) socket.write('PONG\r\n')
-    })
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
+  await using nats = await startFakeNats('2.10.27')
   const log = createLogger({ service: 'test', level: 'silent' })
-  await assert.rejects(
-    connectBus({ servers: [`nats://127.0.0.1:${port}`], name: 'test', log }),
-    (error) => {
-      assert(error instanceof NatsTooOldError)
-      assert.equal(error.facts['version'], '2.10.27')
-      return true
-    },
-  )
-  server.close()
+  await assert.rejects(connectBus({ servers: [nats.url], name: 'test', log }), (error) => {
+    assert(error instanceof NatsTooOldError)
+    assert.equal(error.facts['version'], '2.10.27')
+    return true
+  })
 })

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -245,6 +245,58 @@ test('a completion script is printed for each shell, and no other', async () => 
   assert.equal((await weft('completion csh')).code, 2)
 })
 
+test('doctor names each feature that the kernel lacks, with the way out, and ends with 7', async () => {
+  const shuttle = shuttleThat(`cat <<'END'
+{"kernel": "5.10.0", "complete": false, "features": [
+{"name": "bpf", "present": true, "required": true, "detail": "load programs"},
+{"name": "tcx", "present": false, "required": true, "detail": "attach classifiers by links: needs Linux 6.6"},
+{"name": "jit", "present": false, "required": false, "detail": "run programs fast: it is off"}]}
+END
+exit 69`)
+  const { code, stdout } = await weft(`doctor --shuttle ${shuttle}`)
+  assert.equal(code, 7)
+  assert.match(stdout, /^bpf +ok +load programs$/m)
+  assert.match(stdout, /^tcx +missing +attach classifiers by links: needs Linux 6\.6$/m)
+  assert.match(stdout, /^jit +absent +run programs fast: it is off$/m)
+  const checks = JSON.parse((await weft(`doctor --shuttle ${shuttle} -o json`)).stdout)
+  assert.deepEqual(checks.at(-2), {
+    name: 'tcx',
+    present: false,
+    required: true,
+    detail: 'attach classifiers by links: needs Linux 6.6',
+  })
+})
+
+test('doctor ends with 0 where only what is not required is absent', {
+  skip: process.getuid?.() === 0 ? false : 'needs root',
+}, async () => {
+  const shuttle = shuttleThat(
+    `echo '{"features": [{"name": "jit", "present": false, "required": false, "detail": ""}]}'`,
+  )
+  const { code, stdout } = await weft(`doctor --shuttle ${shuttle}`)
+  assert.equal(code, 0, stdout)
+})
+
+test('doctor says why a shuttle does not run, and goes on with the rest', async () => {
+  const dumb = await weft(`doctor --shuttle ${shuttleThat('echo no such library >&2; exit 127')}`)
+  assert.equal(dumb.code, 7)
+  assert.match(dumb.stdout, /^shuttle +missing +\S+ does not run: no such library$/m)
+  const missing = await weft('doctor --shuttle /nowhere/weft-shuttle')
+  assert.equal(missing.code, 7)
+  assert.match(missing.stdout, /^shuttle +missing +\S+ does not run: .*ENOENT/m)
+  assert.match(missing.stdout, /^iproute2 /m)
+})
+
+test('doctor and a lab name root as what is missing', async (context) => {
+  context.mock.method(process as { getuid(): number }, 'getuid', () => 1000)
+  const doctor = await weft(`doctor --shuttle ${shuttleThat(`echo '{"features": []}'`)}`)
+  assert.equal(doctor.code, 7)
+  assert.match(doctor.stdout, /^root +missing +run it as root/m)
+  const lab = await weft('lab up')
+  assert.equal(lab.code, 7)
+  assert.equal(lab.stderr, 'error: a lab needs root\ntry: run it as root, for example with sudo\n')
+})
+
 interface Outcome {
   readonly code: number
   readonly stdout: string
@@ -290,6 +342,13 @@ function ioOf(env: NodeJS.ProcessEnv, isTerminal: boolean) {
 /** So that no lab that happens to run is found. */
 function emptyContext(): string {
   return write('context.json', '{"hosts": {"alpha": "unix:/nowhere/host.sock"}}')
+}
+
+/** A program in the shuttle's place. */
+function shuttleThat(script: string): string {
+  const path = write(`shuttle-${crypto.randomUUID()}`, `#!/bin/sh\n${script}\n`)
+  chmodSync(path, 0o755)
+  return path
 }
 
 function write(name: string, text: string): string {

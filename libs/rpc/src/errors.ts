@@ -49,7 +49,7 @@ export function errorOf(error: unknown, path: string, target: string): WeftError
       return new UnavailableError({
         service: serviceName(path),
         address: target,
-        problem: details,
+        problem: plainly(details),
       })
     case GrpcStatus.DeadlineExceeded:
       return new DeadlineExceededError({ what })
@@ -75,6 +75,13 @@ export function errorOf(error: unknown, path: string, target: string): WeftError
     default:
       return new InternalError(`${what} failed: ${details}`, { cause: error })
   }
+}
+
+/** What hinders a connection, without the words that gRPC puts around it. */
+function plainly(details: string): string {
+  const problem =
+    /^No connection established\. Last error: (?:Error: )?(.+?)\. Resolution note: /.exec(details)
+  return problem?.[1] ?? details
 }
 
 function isServiceError(error: unknown): error is ServiceError {

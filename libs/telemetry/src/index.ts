@@ -10,4 +10,12 @@ export {
 } from './metrics.ts'
 export { METRIC_SERIES_MAX, type MetricOptions, type Observed } from './observed.ts'
 export type { TraceLine } from './trace-file.ts'
-export { type Attributes, injectTrace, type Span, SpanKind, span, withTraceOf } from './tracing.ts'
+export {
+  type Attributes,
+  injectTrace,
+  type Span,
+  SpanKind,
+  span,
+  untraced,
+  withTraceOf,
+} from './tracing.ts'

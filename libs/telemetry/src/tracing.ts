@@ -5,6 +5,7 @@ import {
   type Span,
   SpanKind,
   SpanStatusCode,
+  TraceFlags,
   trace,
 } from '@opentelemetry/api'
 import { asWeftError } from '@weft/errors'
@@ -44,4 +45,16 @@ export function withTraceOf<T>(get: (name: string) => string | undefined, body: 
     keys: () => [],
   })
   return context.with(parent, body)
+}
+
+/** A trace that nobody records, which is passed on as such. */
+const UNRECORDED = {
+  traceId: '00000000000000000000000000000001',
+  spanId: '0000000000000001',
+  traceFlags: TraceFlags.NONE,
+}
+
+/** Runs `body` in no trace, here and in the services that it asks: for what is asked over and over and interests nobody. */
+export function untraced<T>(body: () => T): T {
+  return context.with(trace.setSpanContext(context.active(), UNRECORDED), body)
 }

@@ -14,6 +14,7 @@ import {
   observedCounter,
   span,
   type TraceLine,
+  untraced,
   withTraceOf,
 } from '../src/index.ts'
 import { startTelemetry } from '../src/start.ts'
@@ -109,8 +110,21 @@ describe('traces', () => {
           }),
       )
       await assert.rejects(failing, AddressTakenError)
+      let passedOn = ''
+      await untraced(() =>
+        span('unrecorded', {}, () => {
+          injectTrace((_name, value) => {
+            passedOn = value
+          })
+        }),
+      )
+      await withTraceOf(
+        () => passedOn,
+        () => span('unrecorded elsewhere', {}, () => {}),
+      )
     }
     const lines = (await readFile(traceFile, 'utf8')).trim().split('\n')
+    assert.equal(lines.length, 2)
     const [caller, callee] = lines.map((line) => JSON.parse(line) as TraceLine)
     assert.equal(caller?.name, 'caller')
     assert.equal(caller.attributes['weft.host'], 7)

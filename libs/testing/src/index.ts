@@ -1,4 +1,5 @@
 export { eventually } from './eventually.ts'
 export { freePort, skipUnlessRoot, temporaryFolder } from './machine.ts'
-export { findNatsServer, startNats, type TestNats } from './nats.ts'
+export { type FakeNats, findNatsServer, startFakeNats, startNats, type TestNats } from './nats.ts'
 export { createNetns, type TestNetns } from './netns.ts'
+export { type EndedService, endOfService } from './service.ts'

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { constants } from 'node:fs'
 import { access, writeFile } from 'node:fs/promises'
-import { createConnection } from 'node:net'
+import { createConnection, createServer } from 'node:net'
 import { delimiter, dirname, join } from 'node:path'
 import { eventually } from './eventually.ts'
 import { freePort, temporaryFolder } from './machine.ts'
@@ -48,6 +48,33 @@ jetstream { store_dir: ${JSON.stringify(join(folder.path, 'store'))}, sync_inter
     kill,
     start,
     [Symbol.asyncDispose]: () => running.disposeAsync(),
+  }
+}
+
+/** Greets and answers pings as a server of some version does; that is all it can. */
+export interface FakeNats extends AsyncDisposable {
+  /** `nats://127.0.0.1:port` */
+  readonly url: string
+}
+
+/** Starts one that says it is `version`, such as `2.10.27`. */
+export async function startFakeNats(version: string): Promise<FakeNats> {
+  const port = await freePort()
+  const info = { server_id: 'fake', version, max_payload: 1_048_576, headers: true, proto: 1 }
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined)
+    socket.write(`INFO ${JSON.stringify(info)}\r\n`)
+    socket.on('data', (data) => {
+      if (data.includes('PING')) socket.write('PONG\r\n')
+    })
+  }).listen(port, '127.0.0.1')
+  await once(server, 'listening')
+  return {
+    url: `nats://127.0.0.1:${port}`,
+    async [Symbol.asyncDispose]() {
+      server.close()
+      await once(server, 'close')
+    },
   }
 }
 

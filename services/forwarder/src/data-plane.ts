@@ -11,6 +11,7 @@ import type {
   Port as ShuttlePort,
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { applyTables, type ShuttleClient } from '@weft/shuttle'
+import { untraced } from '@weft/telemetry'
 import { changeToMessage, portNetwork, tableEndpoint } from './decode.ts'
 import type { Dependency } from './dependency.ts'
 import { backOffMs } from './domain/back-off.ts'
@@ -184,7 +185,7 @@ export class DataPlane {
 
   async #join(listener: DataPlaneListener): Promise<void> {
     const before = this.#info
-    const info = await this.refreshInfo()
+    const info = await untraced(() => this.refreshInfo())
     const isNewInstance = before?.instanceId !== info.instanceId
     if (isNewInstance || info.tableRevision !== this.#revision) {
       this.#isForeign = true

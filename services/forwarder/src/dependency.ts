@@ -1,4 +1,5 @@
 import { asWeftError } from '@weft/errors'
+import { untraced } from '@weft/telemetry'
 import { backOffMs } from './domain/back-off.ts'
 import { Breaker, type BreakerStatus } from './domain/breaker.ts'
 import type { Events } from './events.ts'
@@ -71,7 +72,9 @@ export class Dependency {
   ): Promise<void> {
     for (let attempt = 0; !signal.aborted; ) {
       this.#wake = new AbortController()
-      await this.ask(() => probe({ timeoutMs: PROBE_TIMEOUT_MS, signal })).catch(() => {})
+      await untraced(() =>
+        this.ask(() => probe({ timeoutMs: PROBE_TIMEOUT_MS, signal })).catch(() => {}),
+      )
       attempt = this.isAnswering ? 0 : attempt + 1
       // Spread over the interval, so that hosts that start together do not ask together.
       const waitMs =

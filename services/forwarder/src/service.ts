@@ -8,6 +8,7 @@ import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttl
 import { type Client, connect, serve } from '@weft/rpc'
 import type { RunningService, ServiceContext } from '@weft/service'
 import { connectShuttle } from '@weft/shuttle'
+import { untraced } from '@weft/telemetry'
 import { Asking } from './asking.ts'
 import type { Config } from './config.ts'
 import { DataPlane } from './data-plane.ts'
@@ -289,8 +290,8 @@ export async function startOn(
   inBackground(async () => {
     while (!signal.aborted) {
       await pause(COUNT_MS, signal)
-      lastPorts = await dataPlane.listPorts().catch(() => lastPorts)
-      await dataPlane.refreshInfo().catch(() => {})
+      lastPorts = await untraced(() => dataPlane.listPorts().catch(() => lastPorts))
+      await untraced(() => dataPlane.refreshInfo().catch(() => {}))
       desk.noteLost(lastPorts)
       standing.note(Date.now())
     }

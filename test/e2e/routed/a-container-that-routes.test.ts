@@ -62,13 +62,13 @@ test('a container routes between two networks, super-packets included', async ()
       count: 5000,
     },
   )
-  assertNothingLost(await traffic.end())
+  await assertNothingLost(lab, await traffic.end())
   await using back = await Traffic.start(
     right,
     { place: left, address: leftEnd },
     { rate: 5000, count: 2000 },
   )
-  assertNothingLost(await back.end())
+  await assertNothingLost(lab, await back.end())
 })
 
 test("a container that may not route does not: its neighbour's packets are dropped as foreign", async () => {

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 import type { Lab } from '@weft/lab'
-import { formatMacAddress } from '@weft/net'
 import { NewPlace } from '../../support/place.ts'
 import { ping, startTapBridge } from '../../support/probe.ts'
 import { BLUE, routedLab, target } from '../support/blue.ts'
-import { address, at, PREFIX } from '../support/lab.ts'
+import { at, PREFIX } from '../support/lab.ts'
 import { startServers, WEB_PORT } from '../support/servers.ts'
+import { attachTap } from '../support/tap.ts'
 import { assertNothingLost, Traffic } from '../support/traffic.ts'
 
 const [web, , api] = BLUE
@@ -52,7 +52,7 @@ for (const [withOffloads, ip4, ip6] of [
           count: 1000,
         },
       )
-      assertNothingLost(await into.end())
+      await assertNothingLost(lab, await into.end())
     }
     for (const other of [web, api]) {
       const { lost } = await ping(guest, other.ip4, { count: 5, 'timeout-ms': 3000 })
@@ -62,7 +62,7 @@ for (const [withOffloads, ip4, ip6] of [
         size: 1200,
         count: 1000,
       })
-      assertNothingLost(await out.end())
+      await assertNothingLost(lab, await out.end())
     }
   })
 }
@@ -79,20 +79,13 @@ async function startGuest(
   { withOffloads, ip4, ip6 }: GuestOptions,
 ): Promise<NewPlace> {
   const host = at(lab, 'beta')
-  const ref = { tenant: lab.plan.tenant, network: 'blue', endpoint: 'guest' }
   const guest = made.use(await NewPlace.make(`${PREFIX}-guest`))
-  const { mac } = await lab.client.endpoints.create({
-    ...ref,
-    addresses: [address(ip4), address(ip6)],
-  })
-  made.defer(async () => {
-    await lab.client.endpoints.delete(ref)
-  })
-  await host.ip(`tuntap add dev guest0 mode tap${withOffloads ? ' vnet_hdr' : ''}`)
-  made.defer(() => host.ip('link delete guest0'))
-  await lab.client.host('beta').attach(ref, { kind: 'tap', device: 'guest0' })
-  made.defer(async () => {
-    await lab.client.host('beta').detach(ref)
+  const mac = await attachTap(lab, made, {
+    host: 'beta',
+    device: 'guest0',
+    endpoint: 'guest',
+    addresses: [ip4, ip6],
+    withOffloads,
   })
   made.use(
     await startTapBridge(host, {
@@ -103,7 +96,7 @@ async function startGuest(
     }),
   )
   await guest.ip(
-    `link set eth0 address ${formatMacAddress(mac)} mtu ${MTU}`,
+    `link set eth0 address ${mac} mtu ${MTU}`,
     `address add ${ip4}/16 dev eth0`,
     `address add ${ip6}/64 dev eth0 nodad`,
     'link set eth0 up',

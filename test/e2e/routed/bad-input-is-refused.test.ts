@@ -152,12 +152,16 @@ test('a full network says so, and detaching twice is harmless', async () => {
     0,
   )
   const ref = { tenant, network, endpoint: 'only' }
+  await using place = await NewPlace.make(`${PREFIX}-tiny`)
   try {
     // Of four addresses one is the network's, one is reserved, one is for broadcast.
     await lab.client.endpoints.create(ref)
     await rejectsWith('network-full', lab.client.endpoints.create({ ...ref, endpoint: 'second' }))
-    assert.equal(await lab.client.host('alpha').detach(ref), false)
-    assert.equal(await lab.client.host('alpha').detach(ref), false)
+    const alpha = lab.client.host('alpha')
+    assert.equal(await alpha.detach(ref), false, 'it was not attached yet')
+    await alpha.attach(ref, { kind: 'netns', path: place.path })
+    assert.equal(await alpha.detach(ref), true)
+    assert.equal(await alpha.detach(ref), false)
   } finally {
     await lab.client.endpoints.delete(ref)
     await lab.client.networks.delete({ tenant, network })

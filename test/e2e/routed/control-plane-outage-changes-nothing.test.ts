@@ -3,7 +3,7 @@ import test from 'node:test'
 import type { Lab } from '@weft/lab'
 import { eventually } from '../../support/eventually.ts'
 import { ping } from '../../support/probe.ts'
-import { BLUE, pairsOf, routedLab, target } from '../support/blue.ts'
+import { BLUE, establish, pairsOf, routedLab, target } from '../support/blue.ts'
 import { at, scaled } from '../support/lab.ts'
 import { assertNothingLost, Traffic } from '../support/traffic.ts'
 
@@ -13,6 +13,7 @@ const ABOVE = ['bus', 'config', 'location-resolver', 'routing-policy']
 
 test('without NATS and services known flows lose nothing, new ones work, and status tells', async (t) => {
   const lab = await routedLab()
+  await establish(lab, web, [api])
   await using traffic = await Traffic.start(at(lab, web.name), target(lab, api), {
     rate: 4000,
     flows: 4,
@@ -35,7 +36,7 @@ test('without NATS and services known flows lose nothing, new ones work, and sta
   const startedAt = Date.now()
   await eventually(async () => assertStale(lab, []))
   t.diagnostic(`in step ${Date.now() - startedAt} ms after config answered again`)
-  assertNothingLost(await traffic.stop())
+  await assertNothingLost(lab, await traffic.stop())
 })
 
 test('a forwarder that starts while everything above it is dead forwards from disk', async (t) => {

@@ -58,7 +58,7 @@ describe('every two endpoints of a network', () => {
             count: 1000,
           },
         )
-        assertNothingLost(await traffic.end())
+        await assertNothingLost(lab, await traffic.end())
       }
     }
   })

@@ -45,6 +45,6 @@ test('traffic follows the gateway to another MAC and the host to another route',
       { rate: 5000, flows: 4, count: 5000 },
       5301,
     )
-    assertNothingLost(await traffic.end())
+    await assertNothingLost(lab, await traffic.end())
   }
 })

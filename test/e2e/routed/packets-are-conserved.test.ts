@@ -19,7 +19,7 @@ test('at every port, packets in = packets that went somewhere + drops by reason'
       rate: 5000,
       count: 500,
     })
-    assertNothingLost(await traffic.end())
+    await assertNothingLost(lab, await traffic.end())
   }
   // What goes nowhere, and what goes everywhere.
   const place = at(lab, web.name)

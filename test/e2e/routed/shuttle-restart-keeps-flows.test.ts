@@ -1,6 +1,6 @@
 import test from 'node:test'
 import { eventually } from '../../support/eventually.ts'
-import { BLUE, routedLab, target } from '../support/blue.ts'
+import { BLUE, establish, routedLab, target } from '../support/blue.ts'
 import { at, scaled } from '../support/lab.ts'
 import { assertNothingLost, Traffic } from '../support/traffic.ts'
 
@@ -11,6 +11,7 @@ const [web, db, api] = BLUE
 for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
   test(`a shuttle that ends by ${signal} and starts anew on the same maps loses no packet`, async (t) => {
     const lab = await routedLab()
+    await establish(lab, web, [db, api])
     await using same = await Traffic.start(at(lab, web.name), target(lab, db), {
       rate: RATE / 2,
       flows: FLOWS / 2,
@@ -29,7 +30,7 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     }
     for (const traffic of [same, across]) {
       const loss = await traffic.stop()
-      assertNothingLost(loss)
+      await assertNothingLost(lab, loss)
       t.diagnostic(`${loss.sent} packets, longest silence ${loss.longestSilenceMs.toFixed(1)} ms`)
     }
   })

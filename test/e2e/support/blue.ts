@@ -1,4 +1,6 @@
+import assert from 'node:assert/strict'
 import type { Lab } from '@weft/lab'
+import { ping } from '../../support/probe.ts'
 import { at, sharedLab } from './lab.ts'
 import type { Target } from './traffic.ts'
 
@@ -25,6 +27,14 @@ export function routedLab(): Promise<Lab> {
 
 export function target(lab: Lab, known: Known, family: 4 | 6 = 4): Target {
   return { place: at(lab, known.name), address: family === 4 ? known.ip4 : known.ip6 }
+}
+
+/** Makes the flows between a source and its targets known to their hosts, both ways. */
+export async function establish(lab: Lab, source: Known, targets: readonly Known[]): Promise<void> {
+  for (const { name, ip4 } of targets) {
+    const { received } = await ping(at(lab, source.name), ip4, { count: 1, 'timeout-ms': 5000 })
+    assert.equal(received, 1, `${source.name} to ${name}`)
+  }
 }
 
 /** Every ordered pair of different endpoints. */

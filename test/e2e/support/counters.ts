@@ -46,3 +46,22 @@ export async function assertConservation(lab: Lab): Promise<void> {
 function describe(counters: PortCounters): string {
   return JSON.stringify(counters, (_, value) => (typeof value === 'bigint' ? Number(value) : value))
 }
+
+/** All that was dropped on any host so far, by place and reason: where to look for what is missing. */
+export async function dropsOf(lab: Lab): Promise<string> {
+  const found: string[] = []
+  for (const { name } of lab.weftHosts) {
+    const host = lab.client.host(name)
+    const ports = await host.listPorts()
+    const places = [
+      ...ports.map((port) => [`${labelOf(port)}@${name}`, port.counters.drops] as const),
+      [name, (await host.status()).drops] as const,
+    ]
+    for (const [place, drops] of places) {
+      for (const [reason, count] of Object.entries(drops)) {
+        if (count > 0n) found.push(`${place} ${reason} ${count}`)
+      }
+    }
+  }
+  return found.join(', ')
+}

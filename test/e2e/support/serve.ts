@@ -1,7 +1,8 @@
 /**
  * Servers for the scenarios: HTTP, the same by TLS, and TCP echo. `GET /bytes/N` answers N bytes; `POST /count` answers how many
- * bytes came.
+ * bytes came, `POST /digest` their SHA-256 in hexadecimal.
  */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
@@ -11,6 +12,12 @@ const [key = '', certificate = '', ...ports] = process.argv.slice(2)
 const [webPort = 0, tlsPort = 0, echoPort = 0] = ports.map(Number)
 
 const answer: RequestListener = (request, response) => {
+  if (request.method === 'POST' && request.url === '/digest') {
+    const digest = createHash('sha256')
+    request.on('data', (chunk: Buffer) => digest.update(chunk))
+    request.on('end', () => response.end(digest.digest('hex')))
+    return
+  }
   if (request.method === 'POST') {
     let count = 0
     request.on('data', (chunk: Buffer) => {

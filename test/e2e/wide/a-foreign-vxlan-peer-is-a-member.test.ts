@@ -54,7 +54,7 @@ test('a machine with nothing but a kernel VXLAN device talks with our endpoints'
         count: 5000,
       },
     )
-    assertNothingLost(await traffic.end())
+    await assertNothingLost(lab, await traffic.end())
   }
 })
 

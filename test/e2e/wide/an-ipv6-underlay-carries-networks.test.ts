@@ -24,7 +24,7 @@ test('two hosts whose underlay has IPv6 alone carry a network, super-packets inc
         count: 5000,
       },
     )
-    assertNothingLost(await traffic.end())
+    await assertNothingLost(lab, await traffic.end())
   }
   const url = `http://10.60.0.12:${WEB_PORT}/bytes/20000000`
   const size = await one.mustRun([

@@ -29,13 +29,12 @@ export function registerDoctor(program: Command, act: Act): void {
     .description(
       'say feature by feature what this machine has of what a host needs; ends with 7 if it lacks something',
     )
+    .option('--shuttle <path>', 'the shuttle that tries them; else the one built or installed here')
     .addHelpText('after', '\nExamples:\n  weft doctor\n  weft doctor -o json\n')
     .action(
-      act(async (session) => {
-        const checks = [
-          ...machineChecks(),
-          ...shuttleChecks(SHUTTLES.find((path) => existsSync(path))),
-        ]
+      act(async (session, { shuttle }: { readonly shuttle?: string }) => {
+        const found = shuttle ?? SHUTTLES.find((path) => existsSync(path))
+        const checks = [...machineChecks(), ...shuttleChecks(found)]
         await session.print({ data: checks, text: (paint) => checksText(checks, paint) })
         return checks.some((check) => check.required && !check.present)
           ? ExitCode.Environment
@@ -91,11 +90,11 @@ function shuttleChecks(path: string | undefined): Check[] {
   if (path === undefined) {
     return [{ name: 'shuttle', present: false, required: true, detail: 'build it: npm run setup' }]
   }
-  const { stdout, stderr } = spawnSync(path, ['--doctor', '--json'], { encoding: 'utf8' })
+  const { stdout, stderr, error } = spawnSync(path, ['--doctor', '--json'], { encoding: 'utf8' })
   try {
     return (JSON.parse(stdout) as { readonly features: Check[] }).features
   } catch {
-    const problem = stderr.trim().split('\n').at(-1) ?? ''
+    const problem = error?.message ?? stderr.trim().split('\n').at(-1) ?? ''
     return [
       {
         name: 'shuttle',

@@ -154,7 +154,8 @@ async function watch(session: Session, lab: Lab, signal: AbortSignal): Promise<v
 
 /** The command shares the terminal; signals that are not the terminal's own are passed on. */
 async function execAt(lab: Lab, place: string, argv: readonly string[]): Promise<number> {
-  const { exitCodeOf } = await import('@weft/lab')
+  const { exitCodeOf, requireRoot } = await import('@weft/lab')
+  requireRoot('a command inside a lab')
   // `ip netns exec` also shows the namespace's own /sys; `env` ends with 126 and 127 as a shell would.
   const child = spawn('ip', ['netns', 'exec', lab.namespaceOf(place), 'env', ...argv], {
     stdio: 'inherit',

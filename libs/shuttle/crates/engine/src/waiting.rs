@@ -9,8 +9,8 @@ use crate::packet::Mac;
 use crate::slow::SlowFrame;
 
 /// Packets that wait for one answer. A burst beyond it is the sender's to repeat.
-pub(crate) const PACKETS_PER_QUESTION_MAX: usize = 8;
-/// Questions of one port. With the line above at most 1,024 packets of a port wait.
+pub(crate) const PACKETS_PER_QUESTION_MAX: usize = 64;
+/// Questions of one port. How many packets wait for them is for the bytes below to say.
 pub(crate) const QUESTIONS_PER_PORT_MAX: usize = 128;
 /// Bytes of one port: sixteen super-packets of 64 KiB.
 pub(crate) const BYTES_PER_PORT_MAX: usize = 1 << 20;

@@ -41,6 +41,15 @@ impl Failure {
         self
     }
 
+    /// What was wrong and the way out, for one who reads a log.
+    pub(crate) fn with_remedy(&self) -> String {
+        if self.remedy.is_empty() {
+            self.message.clone()
+        } else {
+            format!("{}; {}", self.message, self.remedy)
+        }
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new("invalid-argument", Code::InvalidArgument, message, "")
     }
@@ -51,6 +60,18 @@ impl Failure {
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new("internal", Code::Internal, message, "")
+    }
+
+    pub(crate) fn port_in_use(udp_port: u16) -> Self {
+        Self::new(
+            "port-in-use",
+            Code::FailedPrecondition,
+            format!(
+                "UDP port {udp_port}, for frames between hosts, is in use by another tunnel or process"
+            ),
+            "see who has it with ss -ulnp and ip -d link show type vxlan, or give all hosts another --vxlan-port",
+        )
+        .fact("port", udp_port)
     }
 
     pub(crate) fn port_not_found(endpoint_id: u32) -> Self {

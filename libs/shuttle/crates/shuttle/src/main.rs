@@ -77,7 +77,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Cleanup(config) => {
-            exit_code(plane::clean_up(&config).map_err(|failure| failure.to_string()))
+            exit_code(plane::clean_up(&config).map_err(|failure| failure.with_remedy()))
         }
         Command::Run(config) => {
             log::set_host(&config.host_name);
@@ -107,7 +107,7 @@ fn start(config: Config) -> Result<(), String> {
     }
     let tracer = Tracer::open(config.trace_file.as_deref())
         .map_err(|error| format!("cannot open the trace file: {error}"))?;
-    let plane = Arc::new(Plane::open(config).map_err(|failure| failure.to_string())?);
+    let plane = Arc::new(Plane::open(config).map_err(|failure| failure.with_remedy())?);
     give_memory_back();
     slow::spawn(Arc::clone(&plane)).map_err(|error| format!("cannot start a thread: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

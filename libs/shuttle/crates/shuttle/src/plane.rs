@@ -21,7 +21,7 @@ use weft_engine::{
     Change, Engine, Flow, FlowKey, FlowTarget, KernelChanges, Miss, Peer, Place, Plan, Port, Row,
     SlowFrame,
 };
-use weft_io::{InnerDevice, Link, Links, Routes, Tap};
+use weft_io::{InnerDevice, Link, Links, NetlinkError, Routes, Tap};
 use weft_kernel::{Datapath, DatapathConfig, Delta, DeviceRole, FlowSpec, Location, PortSpec};
 
 use crate::config::Config;
@@ -118,7 +118,7 @@ impl Plane {
         datapath.attach_device(DeviceRole::Slow, slow.ifindex)?;
         datapath.attach_device(DeviceRole::Vxlan, vxlan.ifindex)?;
         links.set_up_silent(slow.ifindex)?;
-        links.set_up_silent(vxlan.ifindex)?;
+        links.set_up_silent(vxlan.ifindex).map_err(|error| vxlan_failure(&config, error))?;
         let bridge_ifindex = make_bridge(&config, &mut links, vxlan.ifindex);
 
         if !datapath.is_adopted() || state.instance_id.is_empty() {
@@ -865,6 +865,15 @@ fn tap_failure(config: &Config, error: &io::Error) -> Failure {
         "cannot make TAP {} with {node}: {error}; {remedy}",
         config.slow_device()
     ))
+}
+
+/// The device takes its UDP port when it is set up.
+fn vxlan_failure(config: &Config, error: NetlinkError) -> Failure {
+    if error.errno() == libc::EADDRINUSE {
+        Failure::port_in_use(config.vxlan_port)
+    } else {
+        error.into()
+    }
 }
 
 /// The VXLAN device asks its bridge for headroom, and the bridge asks its other ports: so packets

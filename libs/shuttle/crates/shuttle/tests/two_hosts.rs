@@ -7,9 +7,9 @@ use std::process::Output;
 
 use support::{
     Answerer, AttachPortRequest, Client, DetachPortRequest, GetInfoRequest, Host, ListFlowsRequest,
-    ListPortsRequest, MTU_BYTES, NetnsAttachment, PingRequest, Subject, TapAttachment, World,
-    address, apply, attach_port_request::Attachment, ping_response::Outcome, received, run,
-    skip_reason, tables,
+    ListPortsRequest, MTU_BYTES, NetnsAttachment, PingRequest, SHUTTLE_CAPABILITIES, Subject,
+    TapAttachment, World, address, apply, attach_port_request::Attachment, ping_response::Outcome,
+    received, run, skip_reason, tables,
 };
 use tonic::Code;
 
@@ -336,6 +336,40 @@ async fn a_tap_is_a_port_while_it_is_there() {
     let links = String::from_utf8_lossy(&lab.world.inside("alpha", "ip -o link show tap0").stdout)
         .into_owned();
     assert!(!links.contains("master"), "a TAP is its owner's again: {links}");
+}
+
+#[test]
+fn a_port_that_another_tunnel_has_is_named_with_the_way_out() {
+    if let Some(reason) = skip_reason() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let mut world = World::new();
+    let [alpha, _] = world.add_hosts();
+    world.inside("alpha", "ip link add other type vxlan id 7 dstport 4789");
+    world.inside("alpha", "ip link set other up");
+    assert_eq!(world.fail_shuttle(&alpha, SHUTTLE_CAPABILITIES), Some(69));
+    let log = alpha.log();
+    assert!(log.contains("UDP port 4789") && log.contains("--vxlan-port"), "{log}");
+}
+
+#[test]
+fn a_shuttle_that_lacks_what_it_needs_names_each_thing_and_makes_nothing() {
+    if let Some(reason) = skip_reason() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let mut world = World::new();
+    let [alpha, _] = world.add_hosts();
+    assert_eq!(world.fail_shuttle(&alpha, "+net_admin"), Some(69));
+    let log = alpha.log();
+    for feature in ["bpf: load programs", "tcx: attach classifiers"] {
+        assert!(log.contains(feature), "{log}");
+    }
+    assert!(!log.contains("net-admin: "), "what is there is not named: {log}");
+    let links = String::from_utf8_lossy(&world.inside("alpha", "ip -o link").stdout).into_owned();
+    assert_eq!(links.lines().count(), 2, "lo and ul0 are all: {links}");
+    assert_eq!(alpha.pins(), 0);
 }
 
 #[test]

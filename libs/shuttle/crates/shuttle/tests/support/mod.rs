@@ -37,6 +37,7 @@ pub(crate) type Client = ShuttleServiceClient<Channel>;
 
 /// Users that exist nowhere else.
 const SHUTTLE_UID: u32 = 64_701;
+pub(crate) const SHUTTLE_CAPABILITIES: &str = "+net_admin,+net_raw,+bpf";
 const HELPER_UID: u32 = 64_702;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -277,12 +278,8 @@ impl World {
 
     /// Starts the shuttle and waits until it answers; gives its process id.
     pub(crate) async fn start_shuttle(&self, host: &Host) -> (u32, Client) {
-        let pid = self.start(
-            host,
-            SHUTTLE_UID,
-            "+net_admin,+net_raw,+bpf",
-            &self.shuttle_arguments(host),
-        );
+        let arguments = self.shuttle_arguments(host);
+        let pid = self.start(host, SHUTTLE_UID, SHUTTLE_CAPABILITIES, &arguments);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(mut client) = host.connect().await
@@ -293,6 +290,13 @@ impl World {
             assert!(Instant::now() < deadline, "the shuttle does not answer: {}", host.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Starts the shuttle where it cannot run; gives its exit code.
+    pub(crate) fn fail_shuttle(&self, host: &Host, capabilities: &str) -> Option<i32> {
+        self.start(host, SHUTTLE_UID, capabilities, &self.shuttle_arguments(host));
+        let mut shuttle = self.processes.lock().expect("no panic").pop().expect("just started");
+        shuttle.wait().expect("a child").code()
     }
 
     fn shuttle_arguments(&self, host: &Host) -> Vec<String> {
