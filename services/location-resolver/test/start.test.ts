@@ -1,35 +1,7 @@
-import assert from 'node:assert/strict'
-import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { endOfService, startFakeNats, startNats } from '@weft/testing'
+import { testStartTrouble } from '@weft/testing'
 
-const main = fileURLToPath(new URL('../src/main.ts', import.meta.url))
-
-test('a nats-server that is too old ends the start with its version and the versions that do', async () => {
-  await using nats = await startFakeNats('2.10.27')
-
-  const { exitCode, lines } = await endOfService(main, {
-    NATS_URL: nats.url,
-    WEFT_LOCATION_RESOLVER_LISTEN: '127.0.0.1:0',
-  })
-
-  assert.equal(exitCode, 7)
-  assert.equal(lines.at(-1)?.['code'], 'nats-too-old')
-  assert.match(String(lines.at(-1)?.['msg']), /^nats-server 2\.10\.27 at 127\.0\.0\.1:/)
-  assert.match(String(lines.at(-1)?.['remedy']), /^run nats-server 2\.14\.0 or later/)
-})
-
-test('a port that is taken ends the start with its address and the way out', async () => {
-  await using nats = await startNats()
-  const taken = nats.url.slice('nats://'.length)
-
-  const { exitCode, lines } = await endOfService(main, {
-    NATS_URL: nats.url,
-    WEFT_LOCATION_RESOLVER_LISTEN: taken,
-  })
-
-  assert.equal(exitCode, 7)
-  assert.equal(lines.at(-1)?.['code'], 'port-in-use')
-  assert.equal(lines.at(-1)?.['msg'], `${taken} is in use by another process`)
-  assert.match(String(lines.at(-1)?.['remedy']), /^stop the process that listens there/)
-})
+testStartTrouble(
+  fileURLToPath(new URL('../src/main.ts', import.meta.url)),
+  'WEFT_LOCATION_RESOLVER_LISTEN',
+)
