@@ -178,7 +178,12 @@ async function provideNatsServer({ root, tools, progress }) {
       cwd: folder,
       ...options,
     })
-    copyFileSync(join(folder, 'root/usr/bin/nats-server'), own)
+    // Debian's package has it in sbin, as a daemon; in bin it would do as well.
+    const found = ['usr/sbin', 'usr/bin']
+      .map((place) => join(folder, 'root', place, 'nats-server'))
+      .find((path) => existsSync(path))
+    if (found === undefined) throw new StepError(`${deb} has no program nats-server`)
+    copyFileSync(found, own)
     rmSync(folder, { recursive: true, force: true })
   }
 }
