@@ -1,10 +1,13 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { eventually } from '../support/eventually.ts'
 import { run } from '../support/place.ts'
+
+/** The error that ends dockerd may quote what a program of the system said, on lines of its own. */
+const LOG_TAIL_LINES = 3
 
 /** A container engine, found or started. */
 export interface Engine extends AsyncDisposable {
@@ -26,7 +29,8 @@ export async function findEngine(): Promise<Engine | string> {
   return await startEngine()
 }
 
-async function startEngine(): Promise<Engine> {
+/** The reason as text where the dockerd that is here cannot run. */
+async function startEngine(): Promise<Engine | string> {
   await using made = new AsyncDisposableStack()
   const folder = await mkdtemp(join(tmpdir(), 'weft-docker-'))
   made.defer(() => rm(folder, { recursive: true, force: true }))
@@ -34,18 +38,36 @@ async function startEngine(): Promise<Engine> {
   await mkdir(exec)
   const words = ['-H', `unix://${socket}`, '--data-root', join(folder, 'data'), '--exec-root', exec]
   const script = `ip link set lo up && exec dockerd ${words.join(' ')} --pidfile ${join(folder, 'pid')}`
-  const child = spawn('unshare', ['--net', 'sh', '-c', script], { stdio: 'ignore' })
+  const log = await open(join(folder, 'dockerd.log'), 'w')
+  const child = spawn('unshare', ['--net', 'sh', '-c', script], {
+    stdio: ['ignore', 'ignore', log.fd],
+  })
+  await log.close()
+  const ended = new Promise((resolve) => child.once('exit', resolve))
   made.defer(async () => {
-    const ended = new Promise((resolve) => child.once('exit', resolve))
     child.kill('SIGTERM')
     await ended
     await run(['umount', join(exec, 'netns/default')])
   })
-  await eventually(async () => {
-    if (!existsSync(socket)) throw new Error('dockerd does not listen')
-    const { code, stderr } = await run(['docker', '-H', `unix://${socket}`, 'version'])
-    if (code !== 0) throw new Error(stderr)
-  })
+  const hasEnded = (): boolean => child.exitCode !== null || child.signalCode !== null
+  try {
+    await eventually(async () => {
+      if (!hasEnded()) await askVersion(socket)
+    })
+  } catch (error) {
+    return `no DOCKER_HOST, and dockerd does not answer here: ${(error as Error).message}`
+  }
+  if (hasEnded()) {
+    const lines = (await readFile(join(folder, 'dockerd.log'), 'utf8')).trimEnd().split('\n')
+    const end = lines.slice(-LOG_TAIL_LINES).join(' ')
+    return `no DOCKER_HOST, and dockerd does not run here: ${end}`
+  }
   const owned = made.move()
   return { host: `unix://${socket}`, [Symbol.asyncDispose]: () => owned.disposeAsync() }
+}
+
+async function askVersion(socket: string): Promise<void> {
+  if (!existsSync(socket)) throw new Error('it has no socket')
+  const { code, stderr } = await run(['docker', '-H', `unix://${socket}`, 'version'])
+  if (code !== 0) throw new Error(stderr)
 }
