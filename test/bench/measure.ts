@@ -15,13 +15,17 @@ const PINGS = 5000
 const PACKETS_MS = 2000
 const PORT = 5201
 
-/** Throughput of TCP in Gb/s, as the receiver saw it; all streams are of one process at either end. */
+/**
+ * Throughput of TCP in Gb/s, as the receiver saw it; all streams are of one process at either end. The client is held to core 0 and the server to
+ * core 1, whoever carries the packets: left alone, the scheduler now and then puts both on one core or moves them in the middle, and a run then
+ * measures that instead.
+ */
 export async function tcpGbps({ client, server, address }: Pair, streams: number): Promise<number> {
   await using listener = server.start(['iperf3', '--server', '--one-off', '--forceflush'])
   await listener.until('listening')
   const output = await client.mustRun([
     ...['iperf3', '--client', address, '--time', String(TCP_SECONDS)],
-    ...['--parallel', String(streams), '--json'],
+    ...['--parallel', String(streams), '--affinity', '0,1', '--json'],
   ])
   const report: { end: { sum_received: { bits_per_second: number } } } = JSON.parse(output)
   return report.end.sum_received.bits_per_second / 1e9
