@@ -25,6 +25,13 @@ use crate::proto::shuttle_service_server::ShuttleService;
 use crate::proto::{self, MissReason};
 use crate::trace::{Span, Tracer};
 
+/// What the shuttle says that it is. Whoever builds it may say more than the crate knows, for
+/// example a commit: `WEFT_BUILD_VERSION` at compile time.
+const VERSION: &str = match option_env!("WEFT_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Changes in one call: every endpoint that the kernel's tables take, as many again to be removed,
 /// and some for networks and hosts.
 const CHANGES_MAX: usize = 1 << 18;
@@ -140,7 +147,7 @@ impl ShuttleService for Service {
             }
         });
         Ok(Response::new(proto::GetInfoResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             abi: weft_abi::ABI,
             instance_id: report.instance_id,
             table_revision: report.table_revision,
