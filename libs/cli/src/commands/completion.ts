@@ -7,7 +7,7 @@ export function registerCompletion(program: Command, io: Io): void {
     .description('print a script that completes commands and options: bash, zsh or fish')
     .addHelpText(
       'after',
-      '\nExamples:\n  source <(weft completion bash)\n  weft completion fish | source\n',
+      '\nExamples:\n  source <(weft completion bash)\n  source <(weft completion zsh)      after compinit\n  weft completion fish | source\n',
     )
     .action((shell: string, _options: unknown, command: Command) => {
       const script = SCRIPTS[shell]
@@ -39,7 +39,8 @@ export function candidates(program: Command, words: readonly string[]): string[]
   for (const word of before) {
     command = command.commands.find((candidate) => candidate.name() === word) ?? command
   }
-  const choices = command.options.find((option) => isNamed(option, before.at(-1)))?.argChoices
+  const named = command.options.find((option) => isNamed(option, before.at(-1)))
+  const choices = named?.argChoices ?? (named?.required === true ? [] : undefined)
   const all =
     choices ??
     (last.startsWith('-') || command.commands.length === 0
@@ -58,7 +59,10 @@ function isHidden(command: Command): boolean {
   return command.name() === 'complete'
 }
 
-/** Each asks `weft complete` with the words up to the cursor. */
+/**
+ * Each asks `weft complete` with the words up to the cursor, and offers files where that says nothing. The one for zsh may be sourced after
+ * `compinit`, or lie as `_weft` in `fpath`, where it is run in the place of the function that it defines.
+ */
 const SCRIPTS: { readonly [shell: string]: string } = {
   bash: `_weft() {
   COMPREPLY=($(weft complete -- "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
@@ -71,8 +75,16 @@ _weft() {
   found=(\${(f)"$(weft complete -- "\${(@)words[2,CURRENT]}" 2>/dev/null)"})
   if (( $#found )); then compadd -- $found; else _files; fi
 }
-compdef _weft weft
+if [[ $funcstack[1] == _weft ]]; then _weft "$@"; else compdef _weft weft; fi
 `,
-  fish: `complete -c weft -a '(weft complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+  fish: `function __weft_complete
+  set -l found (weft complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)
+  if set -q found[1]
+    string join -- \\n $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
+end
+complete -c weft -f -a '(__weft_complete)'
 `,
 }
