@@ -15,6 +15,8 @@ describe('the environment', () => {
       LIMIT: '64KiB',
       ADDRESS: '[::1]:7001',
       LISTEN: '127.0.0.1:0, unix:/run/x.sock',
+      SOCKET: 'unix:/run/y.sock',
+      SOCKETS: 'unix:/run/x.sock,unix:/run/y.sock',
       URL: 'https://collector:4318',
       SERVERS: 'nats://a:4222,nats://b:4222',
       FOLDER: '/var/lib/x',
@@ -28,6 +30,8 @@ describe('the environment', () => {
       limitBytes: env.sizeBytes('LIMIT', { help }),
       address: env.address('ADDRESS', { help }),
       listen: env.addresses('LISTEN', { help }),
+      socket: env.socket('SOCKET', { help }),
+      sockets: env.sockets('SOCKETS', { help }),
       url: env.url('URL', { help, schemes: ['http', 'https'] }),
       servers: env.urls('SERVERS', { help, schemes: ['nats'] }),
       folder: env.path('FOLDER', { help }),
@@ -41,11 +45,29 @@ describe('the environment', () => {
       limitBytes: 65_536,
       address: '[::1]:7001',
       listen: ['127.0.0.1:0', 'unix:/run/x.sock'],
+      socket: 'unix:/run/y.sock',
+      sockets: ['unix:/run/x.sock', 'unix:/run/y.sock'],
       url: 'https://collector:4318',
       servers: ['nats://a:4222', 'nats://b:4222'],
       folder: '/var/lib/x',
       level: 'warn',
     })
+  })
+
+  test('names only unix sockets where nothing else would be guarded', () => {
+    for (const text of ['127.0.0.1:7001', 'unix:run/x.sock', '/run/x.sock']) {
+      assert.throws(
+        () => readEnv({ SOCKET: text }, (env) => env.socket('SOCKET', { help })),
+        InvalidConfigError,
+      )
+      assert.throws(
+        () =>
+          readEnv({ SOCKETS: `unix:/run/y.sock,${text}` }, (env) =>
+            env.sockets('SOCKETS', { help }),
+          ),
+        InvalidConfigError,
+      )
+    }
   })
 
   test('that lacks a variable gives its default, or undefined if it is optional', () => {

@@ -101,6 +101,25 @@ export class EnvReader {
     )
   }
 
+  /** `unix:/absolute/path`, where nothing but the mode of the socket keeps anybody out. */
+  socket<O extends VariableOptions<Address>>(name: string, options: O): Value<Address, O> {
+    return this.#read(name, 'unix:/path', options, parseSocket, '')
+  }
+
+  /** Unix sockets with commas between, at least one. */
+  sockets<O extends VariableOptions<readonly Address[]>>(
+    name: string,
+    options: O,
+  ): Value<readonly Address[], O> {
+    return this.#read(
+      name,
+      'unix:/paths with commas between',
+      options,
+      (text) => parseList(text, parseSocket),
+      [],
+    )
+  }
+
   /** A URL with one of the schemes, for example `['nats', 'tls']`. */
   url<O extends VariableOptions<string> & { readonly schemes: readonly string[] }>(
     name: string,
@@ -229,6 +248,11 @@ function parseAddress(text: string): Address | Problem {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:[\]\s]+):([0-9]{1,5})$/.exec(text)
   if (!match || Number(match[2]) > 65_535) return new Problem('is neither host:port nor unix:/path')
   return text
+}
+
+function parseSocket(text: string): Address | Problem {
+  if (text.startsWith('unix:')) return parseAddress(text)
+  return new Problem('is no unix:/path, and only a unix socket is guarded by its mode')
 }
 
 function parseUrl(text: string, schemes: readonly string[]): string | Problem {

@@ -4,6 +4,8 @@ import * as all from './index.ts'
 import {
   asWeftError,
   BrokenInputError,
+  CertificateRefusedError,
+  ClockWrongError,
   type ErrorCode,
   ExitCode,
   fromWire,
@@ -13,6 +15,8 @@ import {
   NetworkFullError,
   NetworkInUseError,
   reasons,
+  StatementRefusedError,
+  TokenRefusedError,
   toWire,
   UnavailableError,
   WeftError,
@@ -72,7 +76,7 @@ describe('an error', () => {
     const retried = Object.entries(reasons)
       .filter(([, { grpc }]) => [8, 14].includes(grpc))
       .map(([code]) => code)
-    assert.deepEqual(retried, ['unavailable', 'overloaded'])
+    assert.deepEqual(retried, ['unavailable', 'audit-unavailable', 'overloaded'])
   })
 
   test('in input names the place', () => {
@@ -85,6 +89,32 @@ describe('an error', () => {
   test('of configuration lists every mistake', () => {
     const { message } = new InvalidConfigError(['A is not set', 'B is no port'])
     assert.equal(message, '2 mistakes in the configuration:\n  A is not set\n  B is no port')
+  })
+
+  test('of a certificate, token or statement tells its reason on the other side too', () => {
+    for (const sent of [
+      new CertificateRefusedError({ reason: 'expired', problem: 'on Monday' }),
+      new TokenRefusedError({ reason: 'used', kind: 'join' }),
+      new StatementRefusedError({ reason: 'other-signer', purpose: 'host-row' }),
+    ]) {
+      const received = fromWire(JSON.parse(JSON.stringify(toWire(sent))))
+      assert(received instanceof sent.constructor)
+      assert.equal((received as typeof sent).reason, sent.reason)
+      assert.equal(received.message, sent.message)
+    }
+  })
+
+  test('of a clock says how wrong it is and what it should say', () => {
+    const thereUnixMs = Date.UTC(2026, 0, 1)
+    const error = new ClockWrongError({
+      hereUnixMs: thereUnixMs - 400_000,
+      thereUnixMs,
+      there: 'config',
+    })
+    assert.match(error.message, /400 s behind that of config: .*2025-12-31T23:53:20.000Z, not 2026/)
+    assert.doesNotThrow(
+      () => new ClockWrongError({ hereUnixMs: 0, thereUnixMs: 1e300, there: 'x' }),
+    )
   })
 
   test('keeps its cause here and its own remedy', () => {

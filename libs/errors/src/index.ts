@@ -1,4 +1,5 @@
 export * from './codes.ts'
+export * from './identity.ts'
 export * from './input.ts'
 export * from './operation.ts'
 export * from './state.ts'

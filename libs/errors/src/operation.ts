@@ -94,7 +94,8 @@ export class DifferentNetworksError extends WeftError {
 }
 
 export class PermissionDeniedError extends WeftError {
-  constructor(facts: { what: string; problem?: string; remedy?: string }) {
+  /** `reason`: one of few words, for counting. */
+  constructor(facts: { what: string; problem?: string; reason?: string; remedy?: string }) {
     const problem = facts.problem === undefined ? '' : `: ${facts.problem}`
     super(
       'permission-denied',

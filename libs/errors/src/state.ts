@@ -70,6 +70,23 @@ export class EndpointNotLocatedError extends WeftError {
   }
 }
 
+export class UserNotFoundError extends WeftError {
+  constructor(facts: { user: string | number }) {
+    super('user-not-found', `there is no user ${facts.user}`, facts, 'list them with: weft user ls')
+  }
+}
+
+export class TokenNotFoundError extends WeftError {
+  constructor(facts: { token: number }) {
+    super(
+      'token-not-found',
+      `there is no token ${facts.token}`,
+      facts,
+      'list them with: weft token ls',
+    )
+  }
+}
+
 export class NetnsMissingError extends WeftError {
   constructor(facts: { path: string; problem?: string }) {
     const problem = facts.problem === undefined ? '' : `: ${facts.problem}`
@@ -130,6 +147,12 @@ export class EndpointExistsError extends WeftError {
       facts,
       'choose another name',
     )
+  }
+}
+
+export class UserExistsError extends WeftError {
+  constructor(facts: { user: string }) {
+    super('user-exists', `user ${facts.user} exists`, facts, 'choose another name')
   }
 }
 

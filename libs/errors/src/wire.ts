@@ -1,4 +1,5 @@
 import type { ErrorCode } from './codes.ts'
+import * as identity from './identity.ts'
 import * as input from './input.ts'
 import * as operation from './operation.ts'
 import * as state from './state.ts'
@@ -27,6 +28,8 @@ const classes: { readonly [Code in ErrorCode]: { readonly prototype: WeftError }
   'endpoint-not-found': state.EndpointNotFoundError,
   'port-not-found': state.PortNotFoundError,
   'endpoint-not-located': state.EndpointNotLocatedError,
+  'user-not-found': state.UserNotFoundError,
+  'token-not-found': state.TokenNotFoundError,
   'netns-missing': state.NetnsMissingError,
   'device-missing': state.DeviceMissingError,
   'tenant-exists': state.TenantExistsError,
@@ -34,11 +37,13 @@ const classes: { readonly [Code in ErrorCode]: { readonly prototype: WeftError }
   'network-exists': state.NetworkExistsError,
   'host-exists': state.HostExistsError,
   'endpoint-exists': state.EndpointExistsError,
+  'user-exists': state.UserExistsError,
   'address-taken': state.AddressTakenError,
   'mac-taken': state.MacTakenError,
   'vni-taken': state.VniTakenError,
   'underlay-address-taken': state.UnderlayAddressTakenError,
   'tenant-in-use': state.TenantInUseError,
+  'tenant-not-locked': identity.TenantNotLockedError,
   'zone-in-use': state.ZoneInUseError,
   'network-in-use': state.NetworkInUseError,
   'host-in-use': state.HostInUseError,
@@ -52,6 +57,7 @@ const classes: { readonly [Code in ErrorCode]: { readonly prototype: WeftError }
   'idempotency-mismatch': state.IdempotencyMismatchError,
   'revision-conflict': state.RevisionConflictError,
   unavailable: operation.UnavailableError,
+  'audit-unavailable': identity.AuditUnavailableError,
   overloaded: operation.OverloadedError,
   'deadline-exceeded': operation.DeadlineExceededError,
   'unknown-outcome': operation.UnknownOutcomeError,
@@ -61,6 +67,13 @@ const classes: { readonly [Code in ErrorCode]: { readonly prototype: WeftError }
   'different-networks': operation.DifferentNetworksError,
   'permission-denied': operation.PermissionDeniedError,
   unauthenticated: operation.UnauthenticatedError,
+  'certificate-refused': identity.CertificateRefusedError,
+  'statement-refused': identity.StatementRefusedError,
+  'token-refused': identity.TokenRefusedError,
+  'host-revoked': identity.HostRevokedError,
+  'tenant-locked': identity.TenantLockedError,
+  'not-enrolled': identity.NotEnrolledError,
+  'clock-wrong': identity.ClockWrongError,
   'nats-too-old': operation.NatsTooOldError,
   'port-in-use': operation.PortInUseError,
   'needs-root': operation.NeedsRootError,

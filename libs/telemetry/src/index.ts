@@ -9,6 +9,7 @@ export {
   observedCounter,
 } from './metrics.ts'
 export { METRIC_SERIES_MAX, type MetricOptions, type Observed } from './observed.ts'
+export { SparseLog } from './sparse-log.ts'
 export type { TraceLine } from './trace-file.ts'
 export {
   type Attributes,
