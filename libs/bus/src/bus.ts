@@ -44,6 +44,21 @@ export interface Bus extends AsyncDisposable {
   ): Subscription
   /** Opens a bucket, making it if it is not there. */
   openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>>
+  /**
+   * Opens a bucket only to watch it, for whoever may ask nothing else of the server. Such a watch does not know whether the
+   * bucket is still the same: after every interruption it tells `reset` with reason `missed` and the whole snapshot.
+   */
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'watch' },
+  ): Promise<WatchedBucket<T>>
+  /** Opens a bucket of another service, to read it. One that its service has not made yet is empty. */
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'remote' },
+  ): Promise<RemoteBucket<T>>
 }
 
 export interface RequestCodecs<Q, A> {
@@ -82,6 +97,11 @@ export interface BucketShape {
   readonly description: string
   /** `memory` is lost when the server restarts: for derived state only. */
   readonly storage: 'file' | 'memory'
+  /**
+   * `every-value`: nothing that was written is ever removed, by deletion, by a write to the same key, or by time. A key still
+   * reads as its last value; the ones before stay in the store, for whoever looks into it.
+   */
+  readonly keeps: 'last-value' | 'every-value'
   /** Upper bound of all values together; a full bucket refuses writes. */
   readonly sizeMaxBytes: number
   readonly valueMaxBytes: number
@@ -126,9 +146,12 @@ export interface Bucket<T> {
   /** Reads from the leader, so that it sees every acknowledged write. */
   get(key: string): Promise<Entry<T> | undefined>
   put(key: string, value: T, options?: WriteOptions): Promise<Written>
+  /** Throws `RangeError` if the bucket keeps every value. */
   delete(key: string, options?: WriteOptions): Promise<Written>
   /** Revision of the last write to the bucket, 0 if there was none; from the leader. */
   lastRevision(): Promise<bigint>
+  /** How full it is, from the leader. */
+  fill(): Promise<BucketFill>
   /**
    * Everything under a prefix (`''` for all, else whole tokens, for example `host.7`), then its changes, in order and in
    * batches. First come puts, then `snapshot-end`. A `reset` says that the bucket was lost, made anew or fell back, or that
@@ -137,6 +160,19 @@ export interface Bucket<T> {
    */
   watch(prefix: string, options: WatchOptions): AsyncIterable<WatchBatch<T>>
 }
+
+export interface BucketFill {
+  /** All values with what the store adds. */
+  readonly sizeBytes: number
+  /** A bucket of this size refuses writes. */
+  readonly sizeMaxBytes: number
+}
+
+/** A bucket that may only be watched. */
+export type WatchedBucket<T> = Pick<Bucket<T>, 'name' | 'watch'>
+
+/** A bucket of another service. */
+export type RemoteBucket<T> = Pick<Bucket<T>, 'name' | 'watch' | 'lastRevision'>
 
 export interface WatchOptions {
   /** Aborting it ends the iteration without an error. */
@@ -154,6 +190,8 @@ export type WatchEvent<T> =
       readonly revision: bigint
     }
   | { readonly kind: 'delete'; readonly key: string; readonly revision: bigint }
+  /** There is a value, and it cannot be read; it has been counted and logged. */
+  | { readonly kind: 'damaged'; readonly key: string; readonly revision: bigint }
   /** All up to `revision` was told. */
   | { readonly kind: 'snapshot-end'; readonly revision: bigint }
   | { readonly kind: 'reset'; readonly reason: ResetReason }

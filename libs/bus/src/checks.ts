@@ -38,6 +38,12 @@ export function checkKey(key: string): void {
   if (!isKey(key)) throw new RangeError(`${JSON.stringify(key)} is not a key`)
 }
 
+export function checkDeletable(shape: BucketShape): void {
+  if (shape.keeps === 'every-value') {
+    throw new RangeError(`nothing is deleted from ${shape.name}: it keeps every value`)
+  }
+}
+
 export function closedError(address: string): WeftError {
   return new UnavailableError({ service: 'nats', address, problem: 'the connection is closed' })
 }

@@ -15,6 +15,7 @@ import {
   UnauthenticatedError,
   UnavailableError,
 } from '@weft/errors'
+import type { BusLogin, Credentials, Peer } from '@weft/identity'
 import { injectTrace, type Logger, SpanKind, span, withTraceOf } from '@weft/telemetry'
 import {
   BUCKET_TIMEOUT_MS,
@@ -24,22 +25,31 @@ import {
   type BusState,
   type Codec,
   type Delivery,
+  type RemoteBucket,
   type RequestCodecs,
   type RequestOptions,
   type SubscribeOptions,
   type Subscription,
+  type WatchedBucket,
 } from './bus.ts'
 import { closedError, encodeMessage } from './checks.ts'
-import { busCredentials } from './credentials.ts'
+import { type BusIdentity, loginOf, natsIdentity } from './credentials.ts'
 import { HandlerQueue } from './handler-queue.ts'
 import { JetStream, writeHeaders } from './jetstream.ts'
 import { type BucketHost, isConnectionTrouble, isNoResponders, NatsBucket } from './nats-bucket.ts'
+import type { ConsumerNames } from './nats-watch.ts'
+import { hostConsumerNames } from './policy.ts'
+import { RemoteNatsBucket } from './remote-bucket.ts'
 import type { Subject, SubjectPattern } from './subjects.ts'
 
 export interface ConnectOptions {
   /** For example `['nats://127.0.0.1:4222']`. */
   readonly servers: readonly string[]
-  /** Who this is, for example `config-1` or the id of a host; begins the names of its consumers and its inboxes. */
+  /** Who this is and whom it believes. Certificate and login are renewed without the connection being noticed as lost for good. */
+  readonly credentials: Credentials
+  /** Logs in as another user than that of the credentials. */
+  readonly login?: BusLogin
+  /** What this is called by the servers, for example `config-1`; begins the names of its consumers. */
   readonly name: string
   readonly log: Logger
   /** How long to try until the first connection; for ever by default. */
@@ -50,7 +60,12 @@ export interface ConnectOptions {
   readonly replicas?: number
   /** How often the server says that a watch is alive; `WATCH_HEARTBEAT_MS` by default. */
   readonly watchHeartbeatMs?: number
+  /** The longest pause between new credentials and the connection that uses them; `RENEWAL_PAUSE_MAX_MS` by default. */
+  readonly renewalPauseMaxMs?: number
 }
+
+/** Old credentials are good for hours when new ones come: so not all hosts connect again at once. */
+export const RENEWAL_PAUSE_MAX_MS = 30_000
 
 /** With 10,000 watches 2,000 heartbeats a second; a watch whose consumer vanished without a reconnect is set up again within 13 s. */
 export const WATCH_HEARTBEAT_MS = 5000
@@ -60,21 +75,33 @@ const CONNECT_TRY_TIMEOUT_MS = 2000
 /** Pause between tries to connect: full jitter, so that not all come back at once. */
 const CONNECT_PAUSE_MAX_MS = 1000
 
+/** How long a bucket is waited for that is opened. */
+const OPEN_PATIENCE_MS = 10_000
+
+/** While nats-server reads its configuration anew (SIGHUP) it asks who comes for no login, and then refuses them for want of one. */
+const REFUSALS_MAX = 3
+
+/** How often the end of the server's certificate is looked at. */
+const SERVER_EXPIRY_CHECK_MS = 1000
+
 const ERROR_HEADER = 'Weft-Error'
 
 /**
  * Connects to NATS; from then on it reconnects by itself until it is disposed. Throws `UnavailableError` after the time to
- * connect, `CancelledError` by the signal, `NatsTooOldError`, `UnauthenticatedError`.
+ * connect (a server that is not believed counts as none), `CancelledError` by the signal, `NatsTooOldError`,
+ * `UnauthenticatedError`.
  */
 export async function connectBus(options: ConnectOptions): Promise<Bus> {
-  const connection = await firstConnection(options)
+  await using opened = new AsyncDisposableStack()
+  const dials = opened.use(new Dials())
+  const { connection, server } = await firstConnection(options, dials)
   const version = connection.info?.version ?? ''
   if (!isNewEnough(version)) {
     const address = connection.getServer()
     await connection.close()
     throw new NatsTooOldError({ address, version })
   }
-  return new NatsBus(connection, options)
+  return new NatsBus(connection, server, opened.move(), options)
 }
 
 /**
@@ -91,16 +118,46 @@ export function isNewEnough(version: string): boolean {
   return minor > 14 || (minor === 14 && (patch > 0 || !isPreRelease))
 }
 
-class NatsBus implements Bus {
+/** The server at the other end; another one after each reconnect. */
+interface Server {
+  peer: Peer | undefined
+}
+
+/** The sockets of one client, of which one is in use at a time: the next one ends what is left of the one before. */
+class Dials implements Disposable {
+  #last = new AbortController()
+
+  next(): AbortSignal {
+    this.#last.abort()
+    this.#last = new AbortController()
+    return this.#last.signal
+  }
+
+  [Symbol.dispose](): void {
+    this.#last.abort()
+  }
+}
+
+/** A bus over NATS. Only what makes or keeps streams knows it by this name. */
+export class NatsBus implements Bus {
   readonly #connection: NatsConnection
   readonly #address: string
   readonly #log: Logger
   readonly #host: BucketHost
   readonly #listeners = new Set<(state: BusState) => void>()
+  readonly #freshness: Disposable
+  readonly #ends: AsyncDisposable
   #state: BusState = 'connected'
 
-  constructor(connection: NatsConnection, options: ConnectOptions) {
+  /** `ends` is disposed after the connection. */
+  constructor(
+    connection: NatsConnection,
+    server: Server,
+    ends: AsyncDisposable,
+    options: ConnectOptions,
+  ) {
     this.#connection = connection
+    this.#ends = ends
     this.#address = options.servers.join(',')
     this.#log = options.log
     this.#host = {
@@ -108,8 +165,8 @@ class NatsBus implements Bus {
       jetStream: new JetStream(connection, BUCKET_TIMEOUT_MS),
       log: options.log,
       address: this.#address,
-      clientName: tokenOf(options.name),
-      inboxPrefix: inboxPrefix(options.name),
+      consumerNames: consumerNamesOf(options),
+      inboxPrefix: loginOf(identityOf(options)).inboxPrefix,
       replicas: options.replicas ?? 1,
       heartbeatMs: options.watchHeartbeatMs ?? WATCH_HEARTBEAT_MS,
       isConnected: () => this.#state === 'connected',
@@ -118,7 +175,13 @@ class NatsBus implements Bus {
           if (state === 'connected') listener()
         }),
     }
+    this.#freshness = keepFresh(connection, server, options)
     void this.#follow()
+  }
+
+  /** For what is done with streams and not with buckets. */
+  get host(): BucketHost {
+    return this.#host
   }
 
   get state(): BusState {
@@ -210,18 +273,58 @@ class NatsBus implements Bus {
     })
   }
 
-  async openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>> {
+  openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>>
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'watch' },
+  ): Promise<WatchedBucket<T>>
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'remote' },
+  ): Promise<RemoteBucket<T>>
+  async openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options?: { readonly access: 'watch' | 'remote' },
+  ): Promise<Bucket<T> | WatchedBucket<T> | RemoteBucket<T>> {
+    if (this.#state === 'closed') throw closedError(this.#address)
+    if (options?.access === 'remote') return new RemoteNatsBucket(this.#host, shape, codec)
     const bucket = new NatsBucket(this.#host, shape, codec)
-    await bucket.lastRevision()
+    if (options) {
+      return {
+        name: bucket.name,
+        watch: (prefix, { signal }) => bucket.watchBlindly(prefix, { signal }),
+      }
+    }
+    await this.#untilThere(() => bucket.lastRevision())
     return bucket
   }
 
+  /** A server that starts, reads its configuration anew or has no leader yet says that it has no streams. */
+  async #untilThere(look: () => Promise<unknown>): Promise<void> {
+    const giveUpAt = performance.now() + OPEN_PATIENCE_MS
+    while (true) {
+      try {
+        await look()
+        return
+      } catch (error) {
+        const isPassing = error instanceof UnavailableError && this.#state !== 'closed'
+        if (!isPassing || performance.now() >= giveUpAt) throw error
+      }
+      await delay(Math.random() * CONNECT_PAUSE_MAX_MS)
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#freshness[Symbol.dispose]()
     if (!this.#connection.isClosed()) {
       // Draining waits for a server, and there may be none, or none any more.
       if (this.#state === 'connected') await this.#connection.drain().catch(() => undefined)
       if (!this.#connection.isClosed()) await this.#connection.close()
     }
+    await this.#ends[Symbol.asyncDispose]()
     this.#change('closed')
   }
 
@@ -282,29 +385,76 @@ class NatsBus implements Bus {
   }
 }
 
-async function firstConnection(options: ConnectOptions): Promise<NatsConnection> {
+/**
+ * Connects again soon after the credentials were renewed, and at once when the server's certificate ends or was revoked: what a
+ * connection rests on is never older than its certificates.
+ */
+function keepFresh(
+  connection: NatsConnection,
+  server: Server,
+  { credentials, renewalPauseMaxMs = RENEWAL_PAUSE_MAX_MS }: ConnectOptions,
+): Disposable {
+  let timer: NodeJS.Timeout | undefined
+  const reconnect = (): void => void connection.reconnect().catch(() => undefined)
+  const stop = credentials.onChange((what) => {
+    if (what === 'renewed') {
+      timer ??= setTimeout(() => {
+        timer = undefined
+        reconnect()
+      }, Math.random() * renewalPauseMaxMs)
+    } else if (server.peer && credentials.isRevoked(server.peer.publicKey)) {
+      reconnect()
+    }
+  })
+  const expiry = setInterval(() => {
+    if (server.peer && server.peer.notAfter.getTime() <= Date.now()) reconnect()
+  }, SERVER_EXPIRY_CHECK_MS)
+  expiry.unref()
+  return {
+    [Symbol.dispose]() {
+      stop()
+      clearTimeout(timer)
+      clearInterval(expiry)
+    },
+  }
+}
+
+async function firstConnection(
+  options: ConnectOptions,
+  dials: Dials,
+): Promise<{ readonly connection: NatsConnection; readonly server: Server }> {
   const { servers, name, signal, connectTimeoutMs = Infinity, log } = options
   const address = servers.join(',')
   const giveUpAt = performance.now() + connectTimeoutMs
+  const identity = identityOf(options)
+  const { inboxPrefix } = loginOf(identity)
+  const server: Server = { peer: undefined }
+  const onServer = (peer: Peer): void => {
+    server.peer = peer
+  }
   let isTold = false
+  let refusals = 0
   while (true) {
     try {
       signal?.throwIfAborted()
-      return await connect({
-        ...busCredentials(),
+      const connection = await connect({
+        ...natsIdentity(identity, log, onServer, () => dials.next()),
         servers: [...servers],
         name,
-        inboxPrefix: inboxPrefix(name),
+        inboxPrefix,
         timeout: CONNECT_TRY_TIMEOUT_MS,
         maxReconnectAttempts: -1,
-        reconnectDelayHandler: () => Math.random() * CONNECT_PAUSE_MAX_MS,
+        // A clock that was set back would let the client wait until it is as late again as it was: the pause is ours.
+        reconnectDelayHandler: () => -Infinity,
+        reconnectToServer: ([next]) => (next ? { server: next, delay: pauseBefore(next) } : null),
         ignoreAuthErrorAbort: true,
         pingInterval: 10_000,
         maxPingOut: 2,
       })
+      return { connection, server }
     } catch (error) {
       if (signal?.aborted) throw new CancelledError({ what: `connecting to NATS at ${address}` })
-      if (error instanceof errors.AuthorizationError) {
+      if (error instanceof errors.AuthorizationError && ++refusals === REFUSALS_MAX) {
         throw new UnauthenticatedError({ what: `connecting to NATS at ${address}` })
       }
       const problem = (error as Error).message
@@ -318,6 +468,15 @@ async function firstConnection(options: ConnectOptions): Promise<NatsConnection>
       await delay(Math.min(pauseMs, leftMs), undefined, signal ? { signal } : {}).catch(() => {})
     }
   }
+}
+
+/** None before a server is asked that was not asked lately. */
+function pauseBefore(server: {
+  readonly reconnects: number
+  readonly lastConnect: number
+}): number {
+  const isLately = Math.abs(Date.now() - server.lastConnect) < CONNECT_PAUSE_MAX_MS
+  return server.reconnects > 0 || isLately ? Math.random() * CONNECT_PAUSE_MAX_MS : 0
 }
 
 async function cancellable<R>(
@@ -345,8 +504,15 @@ function traceHeaders(): MsgHdrs {
   return writeHeaders(values)
 }
 
-function inboxPrefix(name: string): string {
-  return `_INBOX_${tokenOf(name)}`
+function identityOf({ credentials, login }: ConnectOptions): BusIdentity {
+  return { credentials, login }
+}
+
+/** A host's are for it alone: what it may do on the bus names them. */
+function consumerNamesOf({ credentials, login, name }: ConnectOptions): ConsumerNames {
+  const { identity } = credentials
+  if (identity.kind === 'host' && !login) return { fixed: hostConsumerNames(identity.id) }
+  return { prefix: tokenOf(name) }
 }
 
 /** A name as one token of a subject. */

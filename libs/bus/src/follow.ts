@@ -4,6 +4,11 @@ import type { Bucket, Entry, ResetReason, WatchEvent } from './bus.ts'
 export interface BucketCopy<T> {
   put(entry: Entry<T>): void
   delete(key: string, revision: bigint): void
+  /**
+   * The value of the key cannot be read. It is there, so what follows from its absence does not follow: whoever it is about
+   * has no rights by it, and what it forbids stays forbidden. It is counted and logged already.
+   */
+  damaged(key: string, revision: bigint): void
   /** The keys that the copy holds. */
   keys(): Iterable<string>
   /** The bucket lost writes: all that it still has follows, with revisions that may begin anew. What does not come again was lost, not deleted. */
@@ -52,6 +57,10 @@ async function keepInStep<T>(
         notSeen.delete(event.key)
         copy.delete(event.key, event.revision)
         break
+      case 'damaged':
+        notSeen.delete(event.key)
+        copy.damaged(event.key, event.revision)
+        break
       case 'reset':
         isFilling = true
         if (event.reason === 'missed') {
@@ -73,7 +82,8 @@ async function keepInStep<T>(
   for await (const batch of bucket.watch(prefix, { signal })) {
     for (const event of batch) apply(event)
     const last = batch.at(-1)
-    if (!isFilling && (last?.kind === 'put' || last?.kind === 'delete'))
+    if (!isFilling && last && last.kind !== 'reset' && last.kind !== 'snapshot-end') {
       copy.caughtUp(last.revision)
+    }
   }
 }

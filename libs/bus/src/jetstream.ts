@@ -1,5 +1,13 @@
 import { headers, type MsgHdrs, type NatsConnection } from '@nats-io/transport-node'
 import type { BucketShape } from './bus.ts'
+import { HOST_CONSUMERS_MAX, isReadRemotely } from './policy.ts'
+import {
+  jetStreamApi,
+  keySubject,
+  mirrorSubjects,
+  remoteReading,
+  streamName,
+} from './server-subjects.ts'
 
 /*
  * The few calls of the JetStream API that buckets need (nats-server's server/jetstream_api.go), with its field names. A
@@ -18,6 +26,7 @@ export class JetStreamError extends Error {
 
 /** `err_code`s that callers act on. */
 export const JetStreamCode = {
+  ConsumerNotFound: 10014,
   StreamNotFound: 10059,
   NoMessageFound: 10037,
   WrongLastSequence: 10071,
@@ -28,8 +37,15 @@ export const JetStreamCode = {
 
 export interface StreamInfo {
   readonly created: string
-  readonly state: { readonly last_seq: number }
+  readonly state: { readonly last_seq: number; readonly bytes: number }
+  readonly config: {
+    readonly max_bytes: number
+    readonly metadata?: { readonly [name: string]: string }
+  }
 }
+
+/** In the metadata of a mirror: when the bucket was made of which it is a copy. */
+export const ORIGIN_CREATED = 'weft-origin-created'
 
 export interface ConsumerInfo {
   readonly num_pending: number
@@ -67,44 +83,77 @@ export class JetStream {
     this.#timeoutMs = timeoutMs
   }
 
-  streamInfo(stream: string): Promise<StreamInfo> {
-    return this.#call(`STREAM.INFO.${stream}`, {})
+  streamInfo(bucket: string): Promise<StreamInfo> {
+    return this.ask(jetStreamApi.streamInfo(bucket), {})
   }
 
   /** Makes the stream of a bucket; one that is there with the same configuration is left as it is. */
   createStream(shape: BucketShape, replicas: number): Promise<StreamInfo> {
-    return this.#call(`STREAM.CREATE.${streamName(shape.name)}`, {
-      name: streamName(shape.name),
-      description: shape.description,
+    const keepsAll = shape.keeps === 'every-value'
+    const told = { src: keySubject(shape.name, '>'), dest: remoteReading.stored(shape.name, '>') }
+    return this.ask(jetStreamApi.streamCreate(shape.name), {
+      ...streamConfig(shape, replicas),
+      ...(isReadRemotely(shape.name) && { allow_direct: true, republish: told }),
       subjects: [keySubject(shape.name, '>')],
-      storage: shape.storage,
-      retention: 'limits',
       discard: 'new',
-      max_msgs_per_subject: 1,
-      max_bytes: shape.sizeMaxBytes,
-      // The limit counts headers and subject as well.
-      max_msg_size: shape.valueMaxBytes + 1024,
-      num_replicas: replicas,
+      max_msgs_per_subject: keepsAll ? -1 : 1,
       duplicate_window: shape.duplicateWindowMs * NANOSECONDS_PER_MS,
-      allow_rollup_hdrs: true,
-      allow_direct: false,
+      allow_rollup_hdrs: !keepsAll,
+      deny_delete: true,
+      deny_purge: keepsAll,
+      allow_msg_ttl: !keepsAll,
+    })
+  }
+
+  /**
+   * Makes a copy of a bucket of another account, which the server keeps up to date. It has no subjects of its own: nothing
+   * that anybody publishes in this account changes it. `originCreated` says of which incarnation of the bucket it is a copy.
+   */
+  createMirror(shape: BucketShape, replicas: number, originCreated: string): Promise<StreamInfo> {
+    return this.ask(jetStreamApi.streamCreate(shape.name), {
+      ...streamConfig(shape, replicas),
+      discard: 'old',
+      max_msgs_per_subject: 1,
+      max_consumers: HOST_CONSUMERS_MAX,
       deny_delete: true,
       allow_msg_ttl: true,
+      mirror: {
+        name: streamName(shape.name),
+        external: { api: mirrorSubjects.prefix, deliver: mirrorSubjects.deliver(shape.name) },
+      },
+      // Of a host's consumers only those live on that somebody listens to.
+      consumer_limits: { inactive_threshold: CONSUMER_INACTIVE_MS * NANOSECONDS_PER_MS },
+      metadata: { [ORIGIN_CREATED]: originCreated },
     })
+  }
+
+  deleteStream(bucket: string): Promise<unknown> {
+    return this.ask(jetStreamApi.streamDelete(bucket), {})
+  }
+
+  /** Removes a consumer, if it is there. */
+  async deleteConsumer(bucket: string, name: string): Promise<void> {
+    try {
+      await this.ask(jetStreamApi.consumerDelete(bucket, name), {})
+    } catch (error) {
+      const isGone =
+        error instanceof JetStreamError && error.code === JetStreamCode.ConsumerNotFound
+      if (!isGone) throw error
+    }
   }
 
   /** Makes a consumer that pushes to `deliverSubject` until nobody listens there. */
   createConsumer(options: {
-    readonly stream: string
+    readonly bucket: string
     readonly name: string
     readonly filter: string
     readonly deliverSubject: string
     readonly start: Start
     readonly heartbeatMs: number
   }): Promise<ConsumerInfo> {
-    const { stream, name, filter, start } = options
-    return this.#call(`CONSUMER.CREATE.${stream}.${name}.${filter}`, {
-      stream_name: stream,
+    const { bucket, name, filter, start } = options
+    return this.ask(jetStreamApi.consumerCreate(bucket, name, filter), {
+      stream_name: streamName(bucket),
       config: {
         name,
         filter_subject: filter,
@@ -125,11 +174,12 @@ export class JetStream {
   }
 
   /** The last message of a subject, from the leader. */
-  async lastMessage(stream: string, subject: string): Promise<StoredMessage | undefined> {
+  async lastMessage(bucket: string, key: string): Promise<StoredMessage | undefined> {
     try {
-      const { message } = await this.#call<{ message: StoredMessage }>(`STREAM.MSG.GET.${stream}`, {
-        last_by_subj: subject,
-      })
+      const { message } = await this.ask<{ message: StoredMessage }>(
+        jetStreamApi.messageGet(bucket),
+        { last_by_subj: keySubject(bucket, key) },
+      )
       return message
     } catch (error) {
       if (error instanceof JetStreamError && error.code === JetStreamCode.NoMessageFound) {
@@ -147,21 +197,28 @@ export class JetStream {
     return parseAnswer(reply.json())
   }
 
-  async #call<T>(operation: string, request: object): Promise<T> {
+  /** Asks the server something. @throws JetStreamError if it says no */
+  async ask<T>(subject: string, request: object): Promise<T> {
     const payload = JSON.stringify(request)
-    const reply = await this.#connection.request(`$JS.API.${operation}`, payload, {
+    const reply = await this.#connection.request(subject, payload, {
       timeout: this.#timeoutMs,
     })
     return parseAnswer(reply.json())
   }
 }
 
-export function streamName(bucket: string): string {
-  return `KV_${bucket}`
-}
-
-export function keySubject(bucket: string, key: string): string {
-  return `$KV.${bucket}.${key}`
+function streamConfig(shape: BucketShape, replicas: number): object {
+  return {
+    name: streamName(shape.name),
+    description: shape.description,
+    storage: shape.storage,
+    retention: 'limits',
+    max_bytes: shape.sizeMaxBytes,
+    // The limit counts headers and subject as well.
+    max_msg_size: shape.valueMaxBytes + 1024,
+    num_replicas: replicas,
+    allow_direct: false,
+  }
 }
 
 /** True for messages that say that a key is gone. */

@@ -11,23 +11,34 @@ import { createLogger, type Logger } from '@weft/telemetry'
 import { BatchQueue } from './batch-queue.ts'
 import type {
   Bucket,
+  BucketFill,
   BucketShape,
   Bus,
   BusState,
   Codec,
   Delivery,
   Entry,
+  RemoteBucket,
   RequestCodecs,
   RequestOptions,
   SubscribeOptions,
   Subscription,
   WatchBatch,
   WatchEvent,
+  WatchedBucket,
   WatchOptions,
   WriteOptions,
   Written,
 } from './bus.ts'
-import { checkKey, closedError, decodeValue, encodeMessage, encodeValue } from './checks.ts'
+import {
+  checkDeletable,
+  checkKey,
+  closedError,
+  decodeValue,
+  encodeMessage,
+  encodeValue,
+} from './checks.ts'
+import { EventReader } from './event-reader.ts'
 import { HandlerQueue } from './handler-queue.ts'
 import { isUnderPrefix, type Subject, type SubjectPattern } from './subjects.ts'
 
@@ -117,7 +128,7 @@ class Hub implements MemoryBus {
 
 class MemoryClient implements Bus {
   readonly #hub: Hub
-  readonly #log: Logger = createLogger({ service: 'memory-bus', level: 'silent' })
+  readonly log: Logger = createLogger({ service: 'memory-bus', level: 'silent' })
   readonly #listeners = new Set<(state: BusState) => void>()
   readonly #subscriptions = new Set<Subscription>()
   #isClosed = false
@@ -209,10 +220,28 @@ class MemoryClient implements Bus {
     this.checkReachable()
   }
 
-  async openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>> {
-    this.checkReachable()
+  openBucket<T>(shape: BucketShape, codec: Codec<T>): Promise<Bucket<T>>
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'watch' },
+  ): Promise<WatchedBucket<T>>
+  openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options: { readonly access: 'remote' },
+  ): Promise<RemoteBucket<T>>
+  async openBucket<T>(
+    shape: BucketShape,
+    codec: Codec<T>,
+    options?: { readonly access: 'watch' | 'remote' },
+  ): Promise<Bucket<T> | WatchedBucket<T>> {
+    if (!options) this.checkReachable()
+    if (this.#isClosed) throw closedError(ADDRESS)
     this.#hub.store(shape)
-    return new MemoryBucket(this.#hub, this, shape, codec)
+    const bucket = new MemoryBucket(this.#hub, this, shape, codec)
+    if (options?.access !== 'watch') return bucket
+    return { name: bucket.name, watch: (prefix, { signal }) => bucket.watchBlindly(prefix, signal) }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -232,7 +261,7 @@ class MemoryClient implements Bus {
     options: SubscribeOptions,
     handle: (packet: Packet) => Promise<void>,
   ): Subscription {
-    const queue = new HandlerQueue(pattern, handle, options, this.#log)
+    const queue = new HandlerQueue(pattern, handle, options, this.log)
     const listener: Listener = {
       pattern: pattern.split('.'),
       queue: options.queue,
@@ -273,6 +302,10 @@ class Store {
 
   constructor(shape: BucketShape) {
     this.#shape = shape
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes
   }
 
   /** In the order in which a server checks: what is expected, then idempotency, then space. */
@@ -323,6 +356,7 @@ class MemoryBucket<T> implements Bucket<T> {
   readonly #client: MemoryClient
   readonly #shape: BucketShape
   readonly #codec: Codec<T>
+  readonly #events: EventReader<T>
 
   constructor(hub: Hub, client: MemoryClient, shape: BucketShape, codec: Codec<T>) {
     this.name = shape.name
@@ -330,6 +364,7 @@ class MemoryBucket<T> implements Bucket<T> {
     this.#client = client
     this.#shape = shape
     this.#codec = codec
+    this.#events = new EventReader(shape, codec, client.log)
   }
 
   async get(key: string): Promise<Entry<T> | undefined> {
@@ -349,6 +384,7 @@ class MemoryBucket<T> implements Bucket<T> {
 
   async delete(key: string, options: WriteOptions = {}): Promise<Written> {
     checkKey(key)
+    checkDeletable(this.#shape)
     await this.#reach()
     return this.#hub.store(this.#shape).write(key, undefined, options)
   }
@@ -358,16 +394,32 @@ class MemoryBucket<T> implements Bucket<T> {
     return this.#hub.store(this.#shape).lastRevision
   }
 
-  async *watch(
+  async fill(): Promise<BucketFill> {
+    await this.#reach()
+    const { sizeBytes } = this.#hub.store(this.#shape)
+    return { sizeBytes, sizeMaxBytes: this.#shape.sizeMaxBytes }
+  }
+
+  watch(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
+    return this.#watch(prefix, signal, false)
+  }
+
+  /** The same for whoever may ask for nothing but a watch: each interruption begins it anew. */
+  watchBlindly(prefix: string, signal: AbortSignal): AsyncIterable<WatchBatch<T>> {
+    return this.#watch(prefix, signal, true)
+  }
+
+  async *#watch(
     prefix: string,
-    { signal }: WatchOptions,
+    signal: AbortSignal,
+    isBlind: boolean,
   ): AsyncGenerator<WatchBatch<T>, void, undefined> {
     let isFirst = true
     while (!signal.aborted) {
       await this.#untilReachable(signal)
       const store = this.#hub.store(this.#shape)
       const queue = new BatchQueue<WatchEvent<T>>()
-      if (!isFirst) queue.push({ kind: 'reset', reason: 'recreated' })
+      if (!isFirst) queue.push({ kind: 'reset', reason: isBlind ? 'missed' : 'recreated' })
       isFirst = false
       for (const [key, { bytes, revision }] of store.values) {
         if (bytes && isUnderPrefix(key, prefix)) queue.push(this.#event({ key, bytes, revision }))
@@ -386,6 +438,9 @@ class MemoryBucket<T> implements Bucket<T> {
       store.watchers.add(watcher)
       const interrupt = (): void => queue.interrupt()
       signal.addEventListener('abort', interrupt, { once: true })
+      const unhear = this.#client.onStateChange(() => {
+        if (isBlind) watcher.lose()
+      })
       try {
         while (!signal.aborted && !lost.signal.aborted) {
           await queue.filled()
@@ -395,6 +450,7 @@ class MemoryBucket<T> implements Bucket<T> {
           if (batch.length > 0) yield batch
         }
       } finally {
+        unhear()
         store.watchers.delete(watcher)
         signal.removeEventListener('abort', interrupt)
       }
@@ -403,7 +459,7 @@ class MemoryBucket<T> implements Bucket<T> {
 
   #event({ key, bytes, revision }: StoredChange): WatchEvent<T> {
     if (!bytes) return { kind: 'delete', key, revision }
-    return { kind: 'put', key, value: decodeValue(this.#shape, key, this.#codec, bytes), revision }
+    return this.#events.read(key, bytes, revision)
   }
 
   /** A turn of the event loop, as a network takes one, so that writers race as they do in life. */

@@ -10,6 +10,7 @@ import {
 import type { Logger } from '@weft/telemetry'
 import type {
   Bucket,
+  BucketFill,
   BucketShape,
   Codec,
   Entry,
@@ -18,20 +19,19 @@ import type {
   WriteOptions,
   Written,
 } from './bus.ts'
-import { checkKey, decodeValue, encodeValue } from './checks.ts'
+import { checkDeletable, checkKey, decodeValue, encodeValue } from './checks.ts'
 import {
   isStoredDeletion,
   type JetStream,
   JetStreamCode,
   JetStreamError,
-  keySubject,
   type PubAck,
   type StoredMessage,
   type StreamInfo,
-  streamName,
   writeHeaders,
 } from './jetstream.ts'
-import { watchBucket } from './nats-watch.ts'
+import { type ConsumerNames, watchBucket } from './nats-watch.ts'
+import { keySubject } from './server-subjects.ts'
 
 /** What a bucket needs of the connection that opened it. */
 export interface BucketHost {
@@ -39,7 +39,7 @@ export interface BucketHost {
   readonly jetStream: JetStream
   readonly log: Logger
   readonly address: string
-  readonly clientName: string
+  readonly consumerNames: ConsumerNames
   readonly inboxPrefix: string
   readonly replicas: number
   readonly heartbeatMs: number
@@ -64,7 +64,7 @@ export class NatsBucket<T> implements Bucket<T> {
   /** Answers the stream of the bucket, which it makes if it is not there: one in memory is gone after a restart of the server. */
   async ensureStream(): Promise<StreamInfo> {
     try {
-      return await this.#host.jetStream.streamInfo(streamName(this.name))
+      return await this.#host.jetStream.streamInfo(this.name)
     } catch (error) {
       if (!(error instanceof JetStreamError) || error.code !== JetStreamCode.StreamNotFound) {
         throw error
@@ -88,6 +88,7 @@ export class NatsBucket<T> implements Bucket<T> {
 
   delete(key: string, options: WriteOptions = {}): Promise<Written> {
     checkKey(key)
+    checkDeletable(this.#shape)
     const ttl = `${this.#shape.deletionTtlMs / 1000}s`
     const deletion = { 'KV-Operation': 'DEL', 'Nats-TTL': ttl }
     return this.#write(key, new Uint8Array(), deletion, options)
@@ -98,18 +99,36 @@ export class NatsBucket<T> implements Bucket<T> {
     return BigInt(state.last_seq)
   }
 
+  async fill(): Promise<BucketFill> {
+    const { state, config } = await this.#reading(() => this.ensureStream())
+    return { sizeBytes: state.bytes, sizeMaxBytes: config.max_bytes }
+  }
+
   watch(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
-    const { connection, jetStream, log, clientName, inboxPrefix, heartbeatMs } = this.#host
+    return this.#watch(prefix, signal, () => this.ensureStream())
+  }
+
+  /** The same for whoever may ask for nothing but a watch. */
+  watchBlindly(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
+    return this.#watch(prefix, signal, undefined)
+  }
+
+  #watch(
+    prefix: string,
+    signal: AbortSignal,
+    stream: (() => Promise<StreamInfo>) | undefined,
+  ): AsyncIterable<WatchBatch<T>> {
+    const { connection, jetStream, log, consumerNames, inboxPrefix, heartbeatMs } = this.#host
     const source = {
       connection,
       jetStream,
       log,
-      clientName,
+      consumerNames,
       inboxPrefix,
       heartbeatMs,
       shape: this.#shape,
       codec: this.#codec,
-      ensureStream: () => this.ensureStream(),
+      stream,
       onReconnect: (listener: () => void) => this.#host.onReconnect(listener),
     }
     return watchBucket(source, prefix, signal)
@@ -169,9 +188,8 @@ export class NatsBucket<T> implements Bucket<T> {
   #read(key: string): Promise<StoredMessage | undefined> {
     return this.#reading(async () => {
       const { jetStream } = this.#host
-      const subject = keySubject(this.name, key)
       try {
-        return await jetStream.lastMessage(streamName(this.name), subject)
+        return await jetStream.lastMessage(this.name, key)
       } catch (error) {
         if (!(error instanceof JetStreamError) || error.code !== JetStreamCode.StreamNotFound) {
           throw error
@@ -182,16 +200,8 @@ export class NatsBucket<T> implements Bucket<T> {
     })
   }
 
-  async #reading<R>(read: () => Promise<R>): Promise<R> {
-    if (!this.#host.isConnected()) throw this.#unavailable('the connection is lost')
-    try {
-      return await read()
-    } catch (error) {
-      if (error instanceof JetStreamError) throw this.#unavailable(error.message)
-      if (isNoResponders(error)) throw this.#unavailable('JetStream is not there')
-      if (isConnectionTrouble(error)) throw this.#unavailable((error as Error).message)
-      throw asWeftError(error)
-    }
+  #reading<R>(read: () => Promise<R>): Promise<R> {
+    return reading(this.#host, read)
   }
 
   #writeError(error: unknown, key: string, options: WriteOptions): Error {
@@ -223,8 +233,25 @@ export class NatsBucket<T> implements Bucket<T> {
   }
 
   #unavailable(problem: string): UnavailableError {
-    return new UnavailableError({ service: 'nats', address: this.#host.address, problem })
+    return unavailable(this.#host, problem)
   }
+}
+
+/** Reads from the server. @throws UnavailableError if it cannot be read now */
+export async function reading<R>(host: BucketHost, read: () => Promise<R>): Promise<R> {
+  if (!host.isConnected()) throw unavailable(host, 'the connection is lost')
+  try {
+    return await read()
+  } catch (error) {
+    if (error instanceof JetStreamError) throw unavailable(host, error.message)
+    if (isNoResponders(error)) throw unavailable(host, 'JetStream is not there')
+    if (isConnectionTrouble(error)) throw unavailable(host, (error as Error).message)
+    throw asWeftError(error)
+  }
+}
+
+function unavailable({ address }: BucketHost, problem: string): UnavailableError {
+  return new UnavailableError({ service: 'nats', address, problem })
 }
 
 /** True if nobody listens on a subject; the server says so at once. */

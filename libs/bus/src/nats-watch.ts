@@ -1,19 +1,18 @@
 import { randomUUID } from 'node:crypto'
-import { setTimeout as delay } from 'node:timers/promises'
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node'
-import { counter, type Logger } from '@weft/telemetry'
+import type { Logger } from '@weft/telemetry'
 import { BatchQueue } from './batch-queue.ts'
 import type { BucketShape, Codec, ResetReason, WatchBatch, WatchEvent } from './bus.ts'
-import { decodeValue } from './checks.ts'
+import { EventReader } from './event-reader.ts'
 import {
   deliveryPlace,
   isDeletion,
   type JetStream,
-  keySubject,
   type Start,
   type StreamInfo,
-  streamName,
 } from './jetstream.ts'
+import { keySubject } from './server-subjects.ts'
+import { WatchRetry } from './watch-retry.ts'
 
 /** A consumer that says nothing for two and a half heartbeats is gone. */
 const HEARTBEATS_MISSED_MAX = 2.5
@@ -21,15 +20,12 @@ const HEARTBEATS_MISSED_MAX = 2.5
 /** A watch that was cut off for a longer part of the time for which deletions are remembered starts anew. */
 const RESUME_MAX_PART = 0.1
 
-/** Pause before a watch is set up again: full jitter up to this, doubling from `RETRY_MIN_MS`. */
-const RETRY_MIN_MS = 100
-const RETRY_MAX_MS = 5000
-
-const restartsTotal = counter<'bucket'>({
-  name: 'weft_bus_watch_restarts_total',
-  help: 'Times that a watch was set up again, by bucket',
-  labels: ['bucket'],
-})
+/** What the consumers of a client are called. */
+export type ConsumerNames =
+  /** As it likes: begins with this, for whoever looks at the server. Nobody can guess the rest, and change the consumer. */
+  | { readonly prefix: string }
+  /** One of these, which are for no other client: so it has at most so many. */
+  | { readonly fixed: readonly string[] }
 
 export interface WatchSource<T> {
   readonly connection: NatsConnection
@@ -37,19 +33,19 @@ export interface WatchSource<T> {
   readonly shape: BucketShape
   readonly codec: Codec<T>
   readonly log: Logger
-  /** Begins the names of consumers, so that an allow-list can be written. */
-  readonly clientName: string
+  readonly consumerNames: ConsumerNames
   readonly inboxPrefix: string
   readonly heartbeatMs: number
-  /** Answers the stream, which it makes if it is not there. */
-  ensureStream(): Promise<StreamInfo>
+  /** Answers the stream, which it makes if it is not there; undefined for whoever may not ask. */
+  readonly stream: (() => Promise<StreamInfo>) | undefined
   /** Calls back when the connection was lost and is there again. */
   onReconnect(listener: () => void): () => void
 }
 
 /** Where a watch stands: in which incarnation of the stream, and up to where all is told. */
-interface Cursor {
-  readonly created: string
+export interface Cursor {
+  /** Undefined for whoever may not ask, and while there is none. */
+  created: string | undefined
   revision: bigint
   /** False until the end of the snapshot was told. */
   isComplete: boolean
@@ -68,37 +64,33 @@ type Queued = { readonly message: Received | undefined; readonly revision: bigin
 /**
  * Implements `Bucket.watch` on one push consumer at a time: it has one filter, delivers the last message of each key first,
  * and sends heartbeats that tell its last delivery. Whatever is odd (a gap, silence, a reconnect, a missing stream) ends the
- * consumer; the next one goes on from the cursor if the stream is still the same one, else the caller is told `reset`.
+ * consumer; the next one goes on from the cursor if the stream is surely the same one, else the caller is told `reset`.
  */
 export async function* watchBucket<T>(
   source: WatchSource<T>,
   prefix: string,
   signal: AbortSignal,
 ): AsyncGenerator<WatchBatch<T>, void, undefined> {
-  const { shape, log } = source
+  const { shape, codec, log } = source
+  const reader = new EventReader(shape, codec, log)
+  const retry = new WatchRetry(shape.name, prefix, log, signal)
   let cursor: Cursor | undefined
-  let failures = 0
   while (!signal.aborted) {
     try {
       await using session = await WatchSession.open(source, prefix, cursor, signal)
       if (session.reset) yield [{ kind: 'reset', reason: session.reset }]
       cursor = session.cursor
       for await (const batch of session.batches()) {
-        failures = 0
-        const events = batch.map((queued) => eventOf(source, queued))
+        retry.succeeded()
+        const events = batch.map((queued) => eventOf(queued, shape, reader))
         cursor.revision = batch.at(-1)?.revision ?? cursor.revision
         cursor.isComplete ||= events.some(({ kind }) => kind === 'snapshot-end')
         yield events
       }
     } catch (error) {
-      if (error instanceof Damaged) throw error.cause
-      log.debug({ err: error, bucket: shape.name, prefix }, 'a watch could not be set up')
+      retry.failed(error)
     }
-    if (signal.aborted) return
-    restartsTotal.add(1, { bucket: shape.name })
-    const pauseMs = Math.random() * Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** failures)
-    failures = Math.min(failures + 1, 10)
-    await delay(pauseMs, undefined, { signal }).catch(() => undefined)
+    await retry.pause()
   }
 }
 
@@ -137,7 +129,7 @@ class WatchSession implements AsyncDisposable {
     await using opening = new AsyncDisposableStack()
     const stack = new AsyncDisposableStack()
     opening.use(stack)
-    const info = await source.ensureStream()
+    const info = await source.stream?.()
     const reset = previous && resetReason(previous, info, shape)
     const isResumed = previous !== undefined && reset === undefined
     const session = new WatchSession(stack, isResumed ? previous : newCursor(info), reset, signal)
@@ -157,18 +149,18 @@ class WatchSession implements AsyncDisposable {
     const start: Start = isResumed ? { sequence: previous.revision + 1n } : 'last_per_subject'
     const filter = keySubject(shape.name, prefix === '' ? '>' : `${prefix}.>`)
     const consumer = await jetStream.createConsumer({
-      stream: streamName(shape.name),
-      name: `${source.clientName}-${randomUUID().slice(0, 13)}`,
+      bucket: shape.name,
+      name: await freeName(source),
       filter,
       deliverSubject,
       start,
       heartbeatMs: source.heartbeatMs,
     })
     // A stream that was replaced between the two calls would have its cursor mixed up.
-    const check = await jetStream.streamInfo(streamName(shape.name))
-    if (check.created !== info.created) throw new Error('the bucket was replaced meanwhile')
+    const check = info && (await jetStream.streamInfo(shape.name))
+    if (check?.created !== info?.created) throw new Error('the bucket was replaced meanwhile')
     if (!isResumed) {
-      session.#snapshotRevision = BigInt(info.state.last_seq)
+      session.#snapshotRevision = BigInt(info?.state.last_seq ?? 0)
       session.#snapshotLeft = consumer.num_pending + consumer.delivered.consumer_seq
       if (session.#snapshotLeft === 0) session.#endSnapshot()
     }
@@ -248,32 +240,41 @@ class WatchSession implements AsyncDisposable {
   }
 }
 
-/** A value that no codec reads ends the watch with its error. */
-class Damaged extends Error {}
+/** A name that no consumer has; one of ours that a session before has left behind is removed. */
+async function freeName<T>({ consumerNames, jetStream, shape }: WatchSource<T>): Promise<string> {
+  if ('prefix' in consumerNames) return `${consumerNames.prefix}-${randomUUID()}`
+  const { fixed } = consumerNames
+  const name = fixed[nextName++ % fixed.length]
+  if (name === undefined) throw new RangeError('there are no names for consumers')
+  await jetStream.deleteConsumer(shape.name, name)
+  return name
+}
+
+/** Not the same one at each start: the process before may still be at work with it. */
+let nextName = Math.floor(Math.random() * 1000)
 
 function eventOf<T>(
-  { shape, codec }: WatchSource<T>,
   { message, revision }: Queued,
+  shape: BucketShape,
+  reader: EventReader<T>,
 ): WatchEvent<T> {
   if (!message) return { kind: 'snapshot-end', revision }
   const key = message.subject.slice(keySubject(shape.name, '').length)
   if (message.isDeletion) return { kind: 'delete', key, revision }
-  try {
-    return { kind: 'put', key, value: decodeValue(shape, key, codec, message.data), revision }
-  } catch (cause) {
-    throw new Damaged('damaged', { cause })
-  }
+  return reader.read(key, message.data, revision)
 }
 
-function newCursor(info: StreamInfo): Cursor {
-  return { created: info.created, revision: 0n, isComplete: false, aliveAt: performance.now() }
+function newCursor(info: StreamInfo | undefined): Cursor {
+  return { created: info?.created, revision: 0n, isComplete: false, aliveAt: performance.now() }
 }
 
-function resetReason(
+/** Why all has to be told again; undefined if the watch can go on from the cursor. */
+export function resetReason(
   cursor: Cursor,
-  info: StreamInfo,
+  info: StreamInfo | undefined,
   shape: BucketShape,
 ): ResetReason | undefined {
+  if (!info) return 'missed'
   if (info.created !== cursor.created) return 'recreated'
   if (BigInt(info.state.last_seq) < cursor.revision) return 'rewound'
   const awayMs = performance.now() - cursor.aliveAt

@@ -1,4 +1,5 @@
 import type { BucketShape } from './bus.ts'
+import { type Id, token } from './token.ts'
 
 declare const subjectBrand: unique symbol
 declare const patternBrand: unique symbol
@@ -7,8 +8,6 @@ declare const patternBrand: unique symbol
 export type Subject = string & { readonly [subjectBrand]: true }
 /** What a subscriber listens to: a subject in which tokens may be wildcards. */
 export type SubjectPattern = string & { readonly [patternBrand]: true }
-
-type Id = string | number | bigint
 
 /** One kind of event: `weft.v1.<domain>.<noun>.<past-tense>.<sender>.<id>`. The sender's id is a token so that an allow-list per host can be written; a subject is no proof of its sender. */
 export interface EventKind {
@@ -25,6 +24,7 @@ export const events: {
   readonly hostRenewed: EventKind
   readonly endpointMoved: EventKind
   readonly rulesChanged: EventKind
+  readonly keyRevoked: EventKind
 } = {
   /** A host says that an endpoint is or is no longer there: `LocationReport`, answered by `LocationReportReply`. Id: the endpoint's. */
   endpointReported: eventKind('location', 'endpoint', 'reported'),
@@ -34,13 +34,24 @@ export const events: {
   endpointMoved: eventKind('location', 'endpoint', 'moved'),
   /** The rules of a network changed. Id: the network's. */
   rulesChanged: eventKind('routing', 'rules', 'changed'),
+  /** Keys of hosts, users or services are void: `Signed` `Revocations`, each with all of them. Id: the number of the revocations. */
+  keyRevoked: eventKind('identity', 'key', 'revoked'),
 }
 
+/** Every kind of record in the bucket `config`. */
+export type RecordKind =
+  | 'tenant'
+  | 'zone'
+  | 'host'
+  | 'network'
+  | 'endpoint'
+  | 'token'
+  | 'user'
+  | 'revokedKey'
+  | 'statement'
+
 /** Key of a record in the bucket `config`. */
-export function recordKey(
-  kind: 'tenant' | 'zone' | 'host' | 'network' | 'endpoint',
-  id: number,
-): string {
+export function recordKey(kind: RecordKind, id: number): string {
   return `${kind}.${id}`
 }
 
@@ -57,7 +68,7 @@ export function hostRowPrefix(hostId: number): string {
 /** Key of one row of a host. */
 export function hostRowKey(
   hostId: number,
-  kind: 'network' | 'endpoint' | 'peer' | 'self',
+  kind: 'statement' | 'network' | 'endpoint' | 'peer' | 'self',
   id: number,
 ): string {
   return `${hostRowPrefix(hostId)}.${kind}.${id}`
@@ -73,6 +84,24 @@ export function ruleKey(networkId: number, ruleId: number): string {
   return `${rulePrefix(networkId)}.${ruleId}`
 }
 
+/** Prefix of all entries of a chain in the bucket `audit`. */
+export function auditEntryPrefix(writer: string): string {
+  return `entry.${token(writer)}`
+}
+
+/** Key of one entry of a chain; its number counts from 1. */
+export function auditEntryKey(writer: string, number: bigint): string {
+  return `${auditEntryPrefix(writer)}.${number}`
+}
+
+/** Prefix of the heads of all chains. */
+export const AUDIT_HEAD_PREFIX = 'head'
+
+/** Key of the signed head of a chain. */
+export function auditHeadKey(writer: string): string {
+  return `${AUDIT_HEAD_PREFIX}.${token(writer)}`
+}
+
 /** Key of the lease by which one replica of a service at most does the work named `role`, in the bucket that the work writes. */
 export function leaseKey(service: string, role: string): string {
   return `${service}.${role}`
@@ -86,6 +115,7 @@ export const buckets: {
   readonly locations: BucketShape
   readonly hosts: BucketShape
   readonly rules: BucketShape
+  readonly audit: BucketShape
 } = {
   /** 1,000,000 endpoints of about 250 bytes and as much again for what the store adds. */
   config: shape('config', 'the VN database, one record a message', 'file', 1024 * MIB),
@@ -93,6 +123,8 @@ export const buckets: {
   /** Derived: 10,000 hosts with 1,000 rows of 200 bytes. */
   hosts: shape('hosts', 'what each host needs to know', 'memory', 2048 * MIB),
   rules: shape('rules', 'rules that choose a routing protocol', 'file', 64 * MIB),
+  /** 2,000,000 entries of about 600 bytes with their headers, and about as many heads of 400; at 1,000 a day that is five years. */
+  audit: { ...shape('audit', 'who did what', 'file', 2048 * MIB), keeps: 'every-value' },
 }
 
 /** Splits a key into its tokens. */
@@ -120,6 +152,7 @@ function shape(
     name,
     description,
     storage,
+    keeps: 'last-value',
     sizeMaxBytes,
     valueMaxBytes: 64 * 1024,
     duplicateWindowMs: 120_000,
@@ -142,10 +175,4 @@ function eventKind(domain: string, noun: string, verb: string): EventKind {
       return sender && id && rest.length === 0 ? { sender, id } : undefined
     },
   }
-}
-
-function token(id: Id): string {
-  const text = String(id)
-  if (!/^[\w-]+$/.test(text)) throw new RangeError(`${JSON.stringify(text)} cannot be a token`)
-  return text
 }

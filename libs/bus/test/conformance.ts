@@ -12,12 +12,13 @@ import {
 } from '@weft/errors'
 import { eventually } from '@weft/testing'
 import {
-  type Bucket,
   type BucketShape,
   type Bus,
   buckets,
+  type Codec,
   events,
   type WatchEvent,
+  type WatchedBucket,
 } from '../src/index.ts'
 import { text } from './text-codec.ts'
 
@@ -276,6 +277,51 @@ export function testBus(name: string, connect: () => Promise<Bus>): void {
       assert.equal(puts, count)
     })
 
+    test('who may only watch is told the same, and never asks for more', async () => {
+      await using bus = await connect()
+      const shape = freshShape()
+      const bucket = await bus.openBucket(shape, text)
+      await bucket.put('host.1.a', '1')
+      const watched = await bus.openBucket(shape, text, { access: 'watch' })
+      assert(!('put' in watched) && !('get' in watched))
+      await using watch = collect(watched, 'host.1')
+      await eventually(() => watch.snapshots === 1)
+      await bucket.put('host.1.b', '2')
+      await bucket.delete('host.1.a')
+      await eventually(() => watch.events.length === 4)
+      assert.deepEqual(watch.events, [
+        { kind: 'put', key: 'host.1.a', value: '1', revision: 1n },
+        { kind: 'snapshot-end', revision: 1n },
+        { kind: 'put', key: 'host.1.b', value: '2', revision: 2n },
+        { kind: 'delete', key: 'host.1.a', revision: 3n },
+      ])
+    })
+
+    test('nothing is deleted from a bucket that keeps every value', async () => {
+      await using bus = await connect()
+      const bucket = await bus.openBucket({ ...freshShape(), keeps: 'every-value' }, text)
+      await bucket.put('a', '1')
+      await assert.rejects(async () => bucket.delete('a'), RangeError)
+      assert.equal((await bucket.get('a'))?.value, '1')
+    })
+
+    test('a value that cannot be read is told as damaged, and the watch goes on', async () => {
+      await using bus = await connect()
+      const shape = freshShape()
+      const bucket = await bus.openBucket(shape, text)
+      await bucket.put('a', 'good')
+      await bucket.put('b', 'damaged')
+      await using watch = collect(await bus.openBucket(shape, picky), '')
+      await eventually(() => watch.snapshots === 1)
+      await bucket.put('a', 'damaged')
+      await bucket.put('b', 'good')
+      await eventually(() => watch.last('b')?.kind === 'put')
+      assert.deepEqual(
+        watch.events.map((event) => ('key' in event ? `${event.kind} ${event.key}` : event.kind)),
+        ['put a', 'damaged b', 'snapshot-end', 'damaged a', 'put b'],
+      )
+    })
+
     test('an aborted watch ends without an error', async () => {
       await using bus = await connect()
       const bucket = await bus.openBucket(freshShape(), text)
@@ -299,6 +345,16 @@ export function testBus(name: string, connect: () => Promise<Bus>): void {
   })
 }
 
+/** Reads everything but one word. */
+const picky: Codec<string> = {
+  encode: (message) => text.encode(message),
+  decode(bytes) {
+    const message = text.decode(bytes)
+    if (message === 'damaged') throw new RangeError('this makes no sense')
+    return message
+  },
+}
+
 /** A bucket that no other test has. */
 export function freshShape(storage: BucketShape['storage'] = 'memory'): BucketShape {
   return { ...buckets.hosts, storage, name: randomUUID(), sizeMaxBytes: 64 * 1024 * 1024 }
@@ -313,7 +369,7 @@ export interface Collected extends AsyncDisposable {
 }
 
 /** Watches in the background. */
-export function collect(bucket: Bucket<string>, prefix: string): Collected {
+export function collect(bucket: WatchedBucket<string>, prefix: string): Collected {
   const abort = new AbortController()
   const found: WatchEvent<string>[] = []
   let batchCount = 0

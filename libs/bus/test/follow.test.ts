@@ -44,6 +44,23 @@ test('what a bucket lost stays in the copy', async () => {
   }
 })
 
+test('a value that cannot be read is there for the copy, and not deleted by the next snapshot', async () => {
+  const copy = new Copy()
+  const script = new Script([put('a', 1n), { kind: 'snapshot-end', revision: 1n }])
+  await using _following = await follow(script, copy)
+
+  await script.play([{ kind: 'damaged', key: 'a', revision: 2n }])
+  await script.play([
+    { kind: 'reset', reason: 'missed' },
+    { kind: 'damaged', key: 'a', revision: 2n },
+    { kind: 'snapshot-end', revision: 2n },
+  ])
+
+  assert.deepEqual(copy.values, { a: 1n })
+  assert.deepEqual(copy.damagedKeys, ['a', 'a'])
+  assert.deepEqual(copy.revisions, [1n, 2n, 2n])
+})
+
 test('a copy that cannot be filled fails with the reason', async () => {
   const copy = new Copy()
   copy.put = () => {
@@ -58,6 +75,7 @@ class Copy implements BucketCopy<string> {
   readonly values: { [key: string]: bigint } = {}
   readonly revisions: bigint[] = []
   readonly resets: string[] = []
+  readonly damagedKeys: string[] = []
 
   put({ key, revision }: { key: string; revision: bigint }): void {
     this.values[key] = revision
@@ -65,6 +83,10 @@ class Copy implements BucketCopy<string> {
 
   delete(key: string): void {
     delete this.values[key]
+  }
+
+  damaged(key: string): void {
+    this.damagedKeys.push(key)
   }
 
   keys(): Iterable<string> {

@@ -41,3 +41,21 @@ test('a bus that cannot be reached refuses, and its watches go on when it is bac
   await bucket.put('a', '1')
   await eventually(() => watch.last('a')?.kind === 'put')
 })
+
+test('who may only watch is told after each interruption that something was missed, and everything', async () => {
+  const bus = memoryBus()
+  const client = bus.connect()
+  const shape = freshShape()
+  const bucket = await client.openBucket(shape, text)
+  await bucket.put('a', '1')
+  await using watch = collect(await client.openBucket(shape, text, { access: 'watch' }), '')
+  await eventually(() => watch.snapshots === 1)
+  bus.setReachable(false)
+  bus.setReachable(true)
+  await eventually(() => watch.snapshots === 2)
+  assert.deepEqual(watch.events.slice(2), [
+    { kind: 'reset', reason: 'missed' },
+    { kind: 'put', key: 'a', value: '1', revision: 1n },
+    { kind: 'snapshot-end', revision: 1n },
+  ])
+})

@@ -1,20 +1,29 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { connect as connectNats } from '@nats-io/transport-node'
 import { RevisionConflictError, UnavailableError, UnknownOutcomeError } from '@weft/errors'
 import { createLogger } from '@weft/telemetry'
-import { eventually, freePort, startNats, type TestNats } from '@weft/testing'
+import {
+  eventually,
+  freePort,
+  startDomainNats,
+  type TestDomainNats,
+  testDomain,
+} from '@weft/testing'
+import type { NatsBus } from '../src/connect.ts'
 import { type Bucket, type Bus, connectBus } from '../src/index.ts'
+import { writeHeaders } from '../src/jetstream.ts'
+import { jetStreamApi, keySubject, streamName } from '../src/server-subjects.ts'
 import { collect, freshShape, testBus } from './conformance.ts'
 import { text } from './text-codec.ts'
 
 const log = createLogger({ service: 'test', level: 'silent' })
+const HOUR_MS = 3_600_000
 
 describe('with one server', () => {
-  let nats: TestNats
+  let nats: TestDomainNats
   const buses: Bus[] = []
   before(async () => {
-    nats = await startNats()
+    nats = await startDomainNats()
   })
   after(async () => {
     await Promise.all(buses.map((bus) => bus[Symbol.asyncDispose]()))
@@ -28,8 +37,25 @@ describe('with one server', () => {
   })
 })
 
+test('a clock that is set back while the server is away does not keep the bus from it', async (t) => {
+  await using nats = await startDomainNats()
+  await using bus = await connect(nats)
+  const rightNow = Date.now
+  const { mock } = t.mock.method(Date, 'now', () => rightNow() + HOUR_MS)
+  await nats.kill()
+  await nats.start()
+  await eventually(() => bus.state === 'connected')
+
+  mock.restore()
+  await nats.kill()
+  await eventually(() => bus.state === 'disconnected')
+  await nats.start()
+
+  await eventually(() => bus.state === 'connected')
+})
+
 test('a watch goes on after the server was killed and restarted, without a reset', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   const bucket = await bus.openBucket(freshShape('file'), text)
   await bucket.put('a', '1')
@@ -51,7 +77,7 @@ test('a watch goes on after the server was killed and restarted, without a reset
 })
 
 test('a deletion is told, then forgotten by the store, and its revision still counts', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   const shape = { ...freshShape('file'), deletionTtlMs: 1000 }
   const bucket = await bus.openBucket(shape, text)
@@ -60,12 +86,11 @@ test('a deletion is told, then forgotten by the store, and its revision still co
   await bucket.put('gone', '1')
   await bucket.delete('gone')
   await eventually(() => watch.last('gone')?.kind === 'delete')
-  const client = await connectNats({ servers: nats.url })
+  const { connection } = (bus as NatsBus).host
   await eventually(async () => {
-    const reply = await client.request(`$JS.API.STREAM.INFO.KV_${shape.name}`)
+    const reply = await connection.request(jetStreamApi.streamInfo(shape.name))
     return reply.json<{ state: { messages: number } }>().state.messages === 0
   })
-  await client.close()
   await using later = collect(bucket, '')
   await eventually(() => later.snapshots === 1)
   assert.deepEqual(later.events, [{ kind: 'snapshot-end', revision: 2n }])
@@ -74,7 +99,7 @@ test('a deletion is told, then forgotten by the store, and its revision still co
 })
 
 test('what was changed while a watch was cut off is told when it is back, deletions too', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   await using other = await connect(nats)
   const shape = freshShape('file')
@@ -97,7 +122,7 @@ test('what was changed while a watch was cut off is told when it is back, deleti
 })
 
 test('a bucket in memory that a restart lost is made anew and resets its watches', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   const bucket = await bus.openBucket(freshShape('memory'), text)
   for (const key of ['a', 'b', 'c']) await bucket.put(key, '1')
@@ -117,7 +142,7 @@ test('a bucket in memory that a restart lost is made anew and resets its watches
 })
 
 test('a bucket that is deleted under a watch is noticed without a reconnect', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats, { watchHeartbeatMs: 200 })
   const shape = freshShape('file')
   const bucket = await bus.openBucket(shape, text)
@@ -133,7 +158,7 @@ test('a bucket that is deleted under a watch is noticed without a reconnect', as
 })
 
 test('a bucket that is deleted and filled again behind a watch is told whole, not from its old revision', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats, { watchHeartbeatMs: 200 })
   await using other = await connect(nats)
   const shape = freshShape('file')
@@ -152,7 +177,7 @@ test('a bucket that is deleted and filled again behind a watch is told whole, no
 })
 
 test('a write to a bucket that is gone makes the bucket again, and none of its past counts', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   const shape = freshShape('file')
   const bucket = await bus.openBucket(shape, text)
@@ -165,7 +190,7 @@ test('a write to a bucket that is gone makes the bucket again, and none of its p
 })
 
 test('a write that the server cannot answer has an unknown outcome, and is made once if it is repeated', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   await using bus = await connect(nats)
   const bucket = await bus.openBucket(freshShape('file'), text)
   await bucket.put('a', '1')
@@ -188,20 +213,59 @@ test('a write that the server cannot answer has an unknown outcome, and is made 
   assert.equal((await bucket.get('a'))?.value, '2')
 })
 
+test('a bucket that keeps every value loses none by writes, deletions, roll-ups, purges and time', async () => {
+  await using nats = await startDomainNats()
+  await using bus = await connect(nats)
+  const shape = { ...freshShape('file'), keeps: 'every-value' } as const
+  const bucket = await bus.openBucket(shape, text)
+  await bucket.put('entry.a.1', 'first')
+  await bucket.put('entry.a.1', 'overwritten')
+  assert.equal((await bucket.get('entry.a.1'))?.value, 'overwritten')
+  await assert.rejects(async () => bucket.delete('entry.a.1'), RangeError)
+  const { connection } = (bus as NatsBus).host
+  const subject = keySubject(shape.name, 'entry.a.1')
+  for (const [name, value] of [
+    ['Nats-Rollup', 'sub'],
+    ['Nats-Rollup', 'all'],
+    ['Nats-TTL', '1s'],
+  ]) {
+    const headers = writeHeaders({ [name ?? '']: value })
+    const answer = (await connection.request(subject, 'x', { headers, timeout: 2000 })).json<{
+      error?: object
+    }>()
+    assert(answer.error, `${name} ${value}`)
+  }
+  for (const call of ['PURGE', 'MSG.DELETE']) {
+    const api = `$JS.API.STREAM.${call}.${streamName(shape.name)}`
+    const answer = await connection.request(api, call === 'PURGE' ? '' : '{"seq":1}')
+    assert(answer.json<{ error?: object }>().error, call)
+  }
+  const info = await connection.request(jetStreamApi.streamInfo(shape.name))
+  assert.equal(info.json<{ state: { messages: number } }>().state.messages, 2)
+})
+
 test('connecting waits for a server, gives up in time, and stops by its signal', async () => {
   const servers = [`nats://127.0.0.1:${await freePort()}`]
+  const bus = { jwt: 'none', seed: new Uint8Array(), inboxPrefix: '_INBOX.test' }
+  const credentials = testDomain().credentials({ kind: 'service', id: 'config' }, { bus })
   await assert.rejects(
-    connectBus({ servers, name: 'test', log, connectTimeoutMs: 50 }),
+    connectBus({ servers, credentials, name: 'test', log, connectTimeoutMs: 50 }),
     UnavailableError,
   )
   const abort = new AbortController()
-  const connecting = connectBus({ servers, name: 'test', log, signal: abort.signal })
+  const connecting = connectBus({
+    servers,
+    credentials,
+    name: 'test',
+    log,
+    signal: abort.signal,
+  })
   abort.abort()
   await assert.rejects(connecting, { code: 'cancelled' })
 })
 
 test('a bucket keeps its name and its values for a client that comes later', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   const shape = freshShape('file')
   {
     await using bus = await connect(nats)
@@ -215,14 +279,14 @@ test('a bucket keeps its name and its values for a client that comes later', asy
 })
 
 function connect(
-  nats: TestNats,
+  nats: TestDomainNats,
   options: { readonly watchHeartbeatMs?: number } = {},
 ): Promise<Bus> {
-  return connectBus({ servers: [nats.url], name: 'test', log, ...options })
+  const credentials = nats.wideCredentials()
+  return connectBus({ servers: [nats.url], credentials, name: 'test', log, ...options })
 }
 
-async function deleteStream(nats: TestNats, bucket: string): Promise<void> {
-  const connection = await connectNats({ servers: nats.url })
-  await connection.request(`$JS.API.STREAM.DELETE.KV_${bucket}`)
-  await connection.close()
+async function deleteStream(nats: TestDomainNats, bucket: string): Promise<void> {
+  await using bus = await connect(nats)
+  await (bus as NatsBus).host.jetStream.deleteStream(bucket)
 }

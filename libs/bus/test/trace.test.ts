@@ -3,18 +3,23 @@ import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import { createLogger, span, type TraceLine } from '@weft/telemetry'
 import { startTelemetry } from '@weft/telemetry/start'
-import { eventually, startNats, temporaryFolder } from '@weft/testing'
+import { eventually, startDomainNats, temporaryFolder } from '@weft/testing'
 import { connectBus, events } from '../src/index.ts'
 import { text } from './text-codec.ts'
 
 test('a request and what handles it are in the trace of the caller', async () => {
   await using folder = await temporaryFolder()
-  await using nats = await startNats()
+  await using nats = await startDomainNats()
   const traceFile = `${folder.path}/trace.jsonl`
   {
     await using _telemetry = await startTelemetry({ service: 's', logLevel: 'silent', traceFile })
     const log = createLogger({ service: 's', level: 'silent' })
-    await using bus = await connectBus({ servers: [nats.url], name: 'test', log })
+    await using bus = await connectBus({
+      servers: [nats.url],
+      credentials: nats.wideCredentials(),
+      name: 'test',
+      log,
+    })
     const codecs = { request: text, reply: text }
     const pattern = events.hostRenewed.pattern()
     await using _responder = bus.respond(pattern, codecs, (message) => message)

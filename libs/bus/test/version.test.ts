@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { NatsTooOldError } from '@weft/errors'
 import { createLogger } from '@weft/telemetry'
-import { startFakeNats } from '@weft/testing'
+import { startFakeNats, testDomain } from '@weft/testing'
 import { connectBus, isNewEnough } from '../src/connect.ts'
+import { newBusKeys } from '../src/operator.ts'
 
 test('servers with the known holes are too old', () => {
   for (const version of [
@@ -22,9 +23,14 @@ test('servers with the known holes are too old', () => {
 })
 
 test('a server that is too old is refused with its version', async () => {
-  await using nats = await startFakeNats('2.10.27')
+  const domain = testDomain()
+  const { seed } = newBusKeys('user')
+  const bus = { jwt: 'unread', seed, inboxPrefix: '_INBOX.test' }
+  const credentials = domain.credentials({ kind: 'service', id: 'config' }, { bus })
+  await using nats = await startFakeNats('2.10.27', domain)
   const log = createLogger({ service: 'test', level: 'silent' })
-  await assert.rejects(connectBus({ servers: [nats.url], name: 'test', log }), (error) => {
+  const connecting = connectBus({ servers: [nats.url], credentials, name: 'test', log })
+  await assert.rejects(connecting, (error) => {
     assert(error instanceof NatsTooOldError)
     assert.equal(error.facts['version'], '2.10.27')
     return true
