@@ -1,3 +1,4 @@
+import type { OutgoingHttpHeaders } from 'node:http2'
 import { Metadata, type ServiceError, type StatusObject } from '@grpc/grpc-js'
 import {
   asWeftError,
@@ -17,6 +18,7 @@ import {
   type WeftError,
 } from '@weft/errors'
 import { ErrorInfo } from '@weft/proto/weftline/common/v1/common.ts'
+import { withReason } from './dials.ts'
 import { CALLS_AT_ONCE_MAX, MESSAGE_MAX_BYTES, RETRY_AFTER_MS } from './limits.ts'
 
 /** Trailing metadata that carries an `ErrorInfo`. */
@@ -34,6 +36,18 @@ export function statusOf(error: unknown): StatusObject {
   const code: number = known.grpcStatus
   // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- the numbers of our table are gRPC's
   return { code, details: known.message, metadata }
+}
+
+/** A whole answer in HTTP/2 headers ("Trailers-Only" in the gRPC protocol): the status of an error, without gRPC's server. */
+export function trailersOf(error: unknown): OutgoingHttpHeaders {
+  const { code, details, metadata } = statusOf(error)
+  return {
+    ...metadata.toHttp2Headers(),
+    ':status': 200,
+    'content-type': 'application/grpc',
+    'grpc-status': code,
+    'grpc-message': encodeURI(details),
+  }
 }
 
 /** The error that a client throws for a call that failed: the server's own, or what the status says. */
@@ -56,11 +70,11 @@ export function errorOf(error: unknown, path: string, target: string): WeftError
     case GrpcStatus.Cancelled:
       return new CancelledError({ what })
     case GrpcStatus.ResourceExhausted:
-      // Said by gRPC itself, on either side, of a message over its limit.
+      // Said by gRPC itself, on either side, of a message over its limit, which is the last number in it.
       if (/larger than/i.test(details)) {
         return new MessageTooLargeError({
           what: `a message of ${what}`,
-          limitBytes: MESSAGE_MAX_BYTES,
+          limitBytes: Number(/([0-9]+)\D*$/.exec(details)?.[1] ?? MESSAGE_MAX_BYTES),
         })
       }
       return new OverloadedError({ what: serviceName(path), limit: CALLS_AT_ONCE_MAX })
@@ -81,7 +95,7 @@ export function errorOf(error: unknown, path: string, target: string): WeftError
 function plainly(details: string): string {
   const problem =
     /^No connection established\. Last error: (?:Error: )?(.+?)\. Resolution note: /.exec(details)
-  return problem?.[1] ?? details
+  return withReason(problem?.[1] ?? details)
 }
 
 function isServiceError(error: unknown): error is ServiceError {

@@ -1,6 +1,7 @@
 import { EventEmitter, on } from 'node:events'
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire'
 import type { MethodDefinition } from '@grpc/grpc-js'
+import { healthAccess } from '@weft/access'
 import { UnimplementedError } from '@weft/errors'
 import { type Implementation, implement } from './types.ts'
 
@@ -48,26 +49,30 @@ export function health(names: readonly string[]): {
   const statusOf = (name: string): ServingStatus =>
     name === '' || names.includes(name) ? current : ServingStatus.ServiceUnknown
   return {
-    implementation: implement(HealthService, {
-      check: async ({ service }) => {
-        const status = statusOf(service)
-        // NOT_FOUND is what the protocol asks for; the closest that callers of ours may act on is a wrong address.
-        if (status === ServingStatus.ServiceUnknown) {
-          throw new UnimplementedError({ what: `service ${service}` })
-        }
-        return { status }
-      },
-      watch: async function* ({ service }, { signal }) {
-        yield { status: statusOf(service) }
-        try {
-          for await (const _change of on(changes, 'change', { signal })) {
-            yield { status: statusOf(service) }
+    implementation: implement(
+      HealthService,
+      {
+        check: async ({ service }) => {
+          const status = statusOf(service)
+          // NOT_FOUND is what the protocol asks for; the closest that callers of ours may act on is a wrong address.
+          if (status === ServingStatus.ServiceUnknown) {
+            throw new UnimplementedError({ what: `service ${service}` })
           }
-        } catch (error) {
-          if (!signal.aborted) throw error
-        }
+          return { status }
+        },
+        watch: async function* ({ service }, { signal }) {
+          yield { status: statusOf(service) }
+          try {
+            for await (const _change of on(changes, 'change', { signal })) {
+              yield { status: statusOf(service) }
+            }
+          } catch (error) {
+            if (!signal.aborted) throw error
+          }
+        },
       },
-    }),
+      healthAccess,
+    ),
     setServing(isServing) {
       current = isServing ? ServingStatus.Serving : ServingStatus.NotServing
       changes.emit('change')

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire'
 import type { MethodDefinition } from '@grpc/grpc-js'
+import { reflectionAccess } from '@weft/access'
 import { GrpcStatus } from '@weft/errors'
 import { type Implementation, implement } from './types.ts'
 
@@ -47,6 +48,7 @@ export function reflection(names: readonly string[]): readonly Implementation[] 
           for await (const question of questions) yield answer(question, names, image())
         },
       },
+      reflectionAccess,
     ),
   )
 }

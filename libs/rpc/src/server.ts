@@ -1,13 +1,12 @@
-import { once } from 'node:events'
-import { chmod, chown, lstat, rm } from 'node:fs/promises'
-import { createConnection } from 'node:net'
 import {
+  type ChannelOptions,
   Server as GrpcServer,
   type ServiceDefinition as GrpcServiceDefinition,
   type handleClientStreamingCall,
   type handleUnaryCall,
   logVerbosity,
   type Metadata,
+  ServerCredentials,
   type ServerDuplexStream,
   type ServerReadableStream,
   type ServerUnaryCall,
@@ -16,34 +15,60 @@ import {
   type UntypedHandleCall,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js'
+import type { AccessRule, Scope } from '@weft/access'
 import {
   asWeftError,
+  CancelledError,
   GrpcStatus,
   OverloadedError,
-  PortInUseError,
-  UnauthenticatedError,
   UnavailableError,
   WeftError,
 } from '@weft/errors'
-import { histogram, type Logger, SpanKind, span, withTraceOf } from '@weft/telemetry'
-import { isAuthentic, serverCredentials } from './credentials.ts'
+import { formatIdentity } from '@weft/identity'
+import {
+  counter,
+  histogram,
+  type Logger,
+  SpanKind,
+  SparseLog,
+  span,
+  withTraceOf,
+} from '@weft/telemetry'
+import { type CallKind, type Connection, Connections } from './connections.ts'
 import { statusOf } from './errors.ts'
 import { health } from './health.ts'
-import { CALLS_AT_ONCE_MAX, CHANNEL_OPTIONS, RETRY_AFTER_MS, STOP_GRACE_MS } from './limits.ts'
+import {
+  CALLS_AT_ONCE_MAX,
+  CHANNEL_OPTIONS,
+  GUARDED_SERVER_OPTIONS,
+  MESSAGES_WAITING_MAX,
+  RETRY_AFTER_MS,
+  STOP_GRACE_MS,
+  UNKNOWN_CALLER_SERVER_OPTIONS,
+} from './limits.ts'
+import { type Listener, listen } from './listener.ts'
 import { reflection } from './reflection.ts'
-import type { AnyHandler, CallContext, Implementation, Method, ServiceDefinition } from './types.ts'
+import type { ServerSecurity } from './security.ts'
+import {
+  type AnyHandler,
+  type CallContext,
+  GUARDED_BY_SOCKET,
+  type Implementation,
+  type Method,
+  type ServiceDefinition,
+} from './types.ts'
 
 export interface ServeOptions {
   /** `host:port` (port 0 for any), `[v6]:port` or `unix:/path`. */
   readonly listen: readonly string[]
   readonly services: readonly Implementation[]
   readonly log: Logger
+  /** Who may call. */
+  readonly security: ServerSecurity
   /** Mode of unix sockets; 0o660 by default. */
   readonly socketMode?: number
   /** Group id of unix sockets; the process's own by default. */
   readonly socketGroup?: number
-  /** Decides further whether a call is served, by throwing. */
-  readonly authorise?: (call: CallContext) => void
 }
 
 export interface Server extends AsyncDisposable {
@@ -57,11 +82,30 @@ export interface Server extends AsyncDisposable {
 type AnyCall = NodeJS.EventEmitter &
   Pick<ServerUnaryCall<unknown, unknown>, 'getDeadline' | 'getPeer' | 'metadata'>
 
+/** A method as it is served. */
+interface Served {
+  readonly path: string
+  /** Undefined where the socket guards it. */
+  readonly rule: AccessRule<never> | undefined
+}
+
 const callSeconds = histogram<'method' | 'code'>({
   name: 'weft_rpc_server_duration_seconds',
   help: 'Time from the arrival of a call to its end, by method and gRPC status',
   labels: ['method', 'code'],
 })
+
+const denials = counter<'method' | 'reason'>({
+  name: 'weft_rpc_server_calls_denied_total',
+  help: 'Calls of known peers that the rules of access refuse, by method and reason',
+  labels: ['method', 'reason'],
+})
+
+const serverOptions = {
+  'mutual-tls': GUARDED_SERVER_OPTIONS,
+  'server-tls': UNKNOWN_CALLER_SERVER_OPTIONS,
+  'socket-mode': CHANNEL_OPTIONS,
+} as const satisfies Record<ServerSecurity['kind'], ChannelOptions>
 
 // What it would print to standard error is in the errors that it gives.
 setLogVerbosity(logVerbosity.NONE)
@@ -71,59 +115,97 @@ setLogVerbosity(logVerbosity.NONE)
  * signal and gives running calls `STOP_GRACE_MS`.
  */
 export async function serve(options: ServeOptions): Promise<Server> {
-  const server = new GrpcServer(CHANNEL_OPTIONS)
-  const calls = new Calls(options)
+  const { security, socketMode, socketGroup } = options
+  const isGuarded = security.kind !== 'socket-mode'
+  const server = new GrpcServer(serverOptions[security.kind])
+  const connections = new Connections(isGuarded ? security.credentials : undefined)
+  const calls = new Calls(options, connections)
   const names = options.services.map(({ definition }) => serviceNameOf(definition))
   const healthService = health(names)
   const services = [...options.services, healthService.implementation, ...reflection(names)]
-  for (const { definition, handlers } of services) {
+  for (const { definition, handlers, access } of services) {
     const implementation: UntypedServiceImplementation = {}
     for (const [name, method] of Object.entries(definition)) {
       const handler = handlers[name]
       if (!handler) throw new TypeError(`${method.path} has no handler`)
-      implementation[name] = calls.adapt(method, handler)
+      const rule = access === GUARDED_BY_SOCKET ? undefined : access[name]
+      if (isGuarded && !rule) throw new TypeError(`${method.path} has no rule who may call it`)
+      implementation[name] = calls.adapt(method, rule, handler)
     }
     server.addService(definition as unknown as GrpcServiceDefinition, implementation)
   }
+  // TLS ends in front of gRPC: only connections whose peer is known get this far.
+  const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
+  const listeners: Listener[] = []
+  const close = async (): Promise<void> => {
+    connections[Symbol.dispose]()
+    await Promise.all(listeners.map((listener) => listener[Symbol.asyncDispose]()))
+  }
   try {
-    const addresses: string[] = []
-    for (const address of options.listen) addresses.push(await bind(server, address, options))
-    return {
-      addresses,
-      setServing: healthService.setServing,
-      async [Symbol.asyncDispose]() {
-        healthService.setServing(false)
-        calls.endStreams()
-        await stop(server)
-      },
+    for (const address of options.listen) {
+      listeners.push(
+        await listen(address, {
+          security,
+          connections,
+          onConnection: (socket) => injector.injectConnection(socket),
+          log: options.log,
+          socketMode,
+          socketGroup,
+        }),
+      )
     }
   } catch (error) {
     server.forceShutdown()
+    await close()
     throw error
+  }
+  return {
+    addresses: listeners.map(({ address }) => address),
+    setServing: healthService.setServing,
+    async [Symbol.asyncDispose]() {
+      healthService.setServing(false)
+      const ended = Promise.all(listeners.map((listener) => listener.close()))
+      calls.endStreams()
+      // Each connection ends with its last call.
+      server.tryShutdown(() => undefined)
+      await inTime(ended, STOP_GRACE_MS)
+      await close()
+    },
   }
 }
 
 /** All calls of one server: admits them, runs their handlers and turns errors into statuses. */
 class Calls {
   readonly #options: ServeOptions
+  readonly #connections: Connections
+  readonly #warnings: SparseLog
   readonly #streams = new Set<AbortController>()
   #unaryCount = 0
   #isStopping = false
 
-  constructor(options: ServeOptions) {
+  constructor(options: ServeOptions, connections: Connections) {
     this.#options = options
+    this.#connections = connections
+    this.#warnings = new SparseLog(options.log)
   }
 
   /** The function that grpc-js calls for a method. */
-  adapt({ path, requestStream, responseStream }: Method, handler: AnyHandler): UntypedHandleCall {
+  adapt(
+    { path, requestStream, responseStream }: Method,
+    rule: AccessRule<never> | undefined,
+    handler: AnyHandler,
+  ): UntypedHandleCall {
+    const served = { path, rule }
     const handle = handler as (request: unknown, context: CallContext) => unknown
     if (responseStream) {
       return (call: ServerDuplexStream<unknown, unknown>) => {
-        this.#stream(path, call, async (context) => {
-          const request = requestStream ? requestsOf(call, context.signal) : requestOf(call)
+        const one = requestStream ? undefined : requestOf(call)
+        this.#stream(served, call, one, async (context) => {
+          const request = requestStream ? requestsOf(call, context.signal) : one
           const responses = handle(request, context) as AsyncIterable<unknown>
           for await (const response of responses) {
-            if (!call.write(response)) await once(call, 'drain', { signal: context.signal })
+            if (call.writableLength < MESSAGES_WAITING_MAX) call.write(response)
+            else await write(call, response, context.signal)
           }
         }).then(
           () => call.end(),
@@ -133,7 +215,7 @@ class Calls {
     }
     if (requestStream) {
       const readable: handleClientStreamingCall<unknown, unknown> = (call, answer) => {
-        this.#stream(path, call, async (context) =>
+        this.#stream(served, call, undefined, async (context) =>
           handle(requestsOf(call, context.signal), context),
         ).then(
           (response) => answer(null, response),
@@ -143,7 +225,7 @@ class Calls {
       return readable
     }
     const unary: handleUnaryCall<unknown, unknown> = (call, answer) => {
-      this.#unary(path, call, async (context) => handle(call.request, context)).then(
+      this.#unary(served, call, async (context) => handle(call.request, context)).then(
         (response) => answer(null, response),
         (error: unknown) => answer(statusOf(error)),
       )
@@ -158,14 +240,15 @@ class Calls {
   }
 
   async #unary<T>(
-    path: string,
+    served: Served,
     call: ServerUnaryCall<unknown, unknown>,
     handle: (context: CallContext) => Promise<T>,
   ): Promise<T> {
     this.#unaryCount++
+    const abort = new AbortController()
     try {
-      return await this.#run(path, call, this.#unaryCount, new AbortController(), (context) =>
-        span(path.slice(1), {}, () => handle(context), SpanKind.SERVER),
+      return await this.#run(served, call, 'unaryCalls', abort, call.request, (context) =>
+        span(served.path.slice(1), {}, () => handle(context), SpanKind.SERVER),
       )
     } finally {
       this.#unaryCount--
@@ -174,17 +257,21 @@ class Calls {
 
   /** Like a unary call, but without a span, which would stay open as long as the stream. */
   async #stream<T>(
-    path: string,
+    served: Served,
     call: ServerReadableStream<unknown, unknown> | ServerDuplexStream<unknown, unknown>,
+    request: unknown,
     handle: (context: CallContext) => Promise<T>,
   ): Promise<T> {
+    const { path } = served
     const stopping = (): UnavailableError =>
       new UnavailableError({ service: path.slice(1), address: 'this server', problem: 'it stops' })
     if (this.#isStopping) throw stopping()
     const abort = new AbortController()
     this.#streams.add(abort)
     try {
-      const result = await this.#run(path, call, this.#streams.size, abort, handle)
+      const result = await this.#run(served, call, 'streams', abort, request, (context) =>
+        Promise.race([handle(context), endOf(abort.signal)]),
+      )
       abort.signal.throwIfAborted()
       return result
     } catch (error) {
@@ -195,16 +282,28 @@ class Calls {
   }
 
   async #run<T>(
-    path: string,
+    { path, rule }: Served,
     call: AnyCall,
-    callsAtOnce: number,
+    kind: CallKind,
     abort: AbortController,
+    request: unknown,
     handle: (context: CallContext) => Promise<T>,
   ): Promise<T> {
     const startedAt = performance.now()
     let code: GrpcStatus = GrpcStatus.Ok
-    call.once('cancelled', () => abort.abort())
+    let connection: Connection | undefined
+    let isAnswered = false
+    // gRPC says so of every call that has ended, when its caller has taken all of the answer as well: until then it counts.
+    call.once('cancelled', () => {
+      // Nobody waits any more for the signal of a unary call that has its answer, and an abort is a fifth of what the call costs.
+      if (!isAnswered) abort.abort()
+      connection?.release(abort)
+    })
     try {
+      connection = this.#connections.find(call.getPeer())
+      if (!connection) throw new CancelledError({ what: path.slice(1) })
+      connection.admit(kind, abort, path.slice(1))
+      const callsAtOnce = kind === 'streams' ? this.#streams.size : this.#unaryCount
       if (callsAtOnce > CALLS_AT_ONCE_MAX) {
         throw new OverloadedError({
           what: path.slice(1),
@@ -212,15 +311,20 @@ class Calls {
           retryAfterMs: RETRY_AFTER_MS,
         })
       }
-      const context = contextOf(path, call, abort.signal)
-      if (!isAuthentic(context)) throw new UnauthenticatedError({ what: path.slice(1) })
-      this.#options.authorise?.(context)
-      return await withTraceOf(
+      const judged = connection
+      const judge = (): Scope => this.#authorise(path, rule, judged, request)
+      const context = contextOf(path, call, abort.signal, connection, judge)
+      const result = await withTraceOf(
         (name) => context.metadata[name],
         () => handle(context),
       )
-    } catch (error) {
-      const isGone = abort.signal.aborted
+      if (connection.ended) throw connection.ended
+      isAnswered = kind === 'unaryCalls'
+      return result
+    } catch (caught) {
+      // Why the connection has ended counts, not what a handler made of that.
+      const error = connection?.ended ?? caught
+      const isGone = abort.signal.aborted && !connection?.ended
       code = isGone ? GrpcStatus.Cancelled : asWeftError(error).grpcStatus
       if (!isGone && !(error instanceof WeftError)) {
         this.#options.log.error({ err: error, method: path }, 'a call failed by a defect')
@@ -231,20 +335,74 @@ class Calls {
       callSeconds.record(seconds, { method: path, code })
     }
   }
+
+  /** What the call may see; throws if it is not allowed. */
+  #authorise(
+    method: string,
+    rule: AccessRule<never> | undefined,
+    { caller, address }: Connection,
+    request: unknown,
+  ): Scope {
+    const { security } = this.#options
+    if (security.kind === 'socket-mode') return 'all'
+    if (!rule) throw new TypeError(`${method} has no rule who may call it`)
+    try {
+      return security.authorise({ method, rule, caller, peer: address, request })
+    } catch (error) {
+      this.#noteDenial(method, { caller, address }, asWeftError(error))
+      throw error
+    }
+  }
+
+  #noteDenial(
+    method: string,
+    { caller, address }: Pick<Connection, 'caller' | 'address'>,
+    { code, facts, message, grpcStatus }: WeftError,
+  ): void {
+    const { PermissionDenied, Unauthenticated } = GrpcStatus
+    if (grpcStatus !== PermissionDenied && grpcStatus !== Unauthenticated) return
+    const reason = facts['reason'] ?? code
+    denials.add(1, { method, reason })
+    const who = caller ? formatIdentity(caller.identity) : 'nobody'
+    const told = { method, reason, caller: who, peer: address, problem: message }
+    this.#warnings.warn(reason, told, 'a call was denied')
+  }
+}
+
+/** Rejects as soon as the connection of a call has ended, whatever its handler is waiting for. */
+function endOf(signal: AbortSignal): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>()
+  signal.addEventListener('abort', () => {
+    if (signal.reason instanceof WeftError) reject(signal.reason)
+  })
+  return promise
 }
 
 /** Why the streams of a stopping server are aborted. */
 const STOPPING = Symbol('stopping')
 
-function contextOf(path: string, call: AnyCall, signal: AbortSignal): CallContext {
+function contextOf(
+  path: string,
+  call: AnyCall,
+  signal: AbortSignal,
+  { address, caller }: Connection,
+  judge: () => Scope,
+): CallContext {
   const deadline = call.getDeadline()
-  const peer = call.getPeer()
+  let texts: CallContext['metadata'] | undefined
   return {
     signal,
     deadline: deadline === Infinity ? undefined : new Date(deadline),
-    peer: peer === 'unknown' ? 'unix' : peer,
+    peer: address,
+    caller,
+    scope: judge(),
+    judgeAgain: judge,
     method: path,
-    metadata: textsOf(call.metadata),
+    // Most handlers never look.
+    get metadata() {
+      texts ??= textsOf(call.metadata)
+      return texts
+    },
   }
 }
 
@@ -254,6 +412,24 @@ function textsOf(metadata: Metadata): { readonly [name: string]: string } {
     if (typeof value === 'string') texts[name] = value
   }
   return texts
+}
+
+/** Resolves when the connection has taken the message; rejects when there is no use in waiting. */
+async function write(
+  call: ServerDuplexStream<unknown, unknown>,
+  message: unknown,
+  signal: AbortSignal,
+): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const stop = (): void => reject(new CancelledError({ what: 'a stream' }))
+  if (signal.aborted) stop()
+  signal.addEventListener('abort', stop, { once: true })
+  call.write(message, () => resolve())
+  try {
+    await promise
+  } finally {
+    signal.removeEventListener('abort', stop)
+  }
 }
 
 function requestOf(call: unknown): unknown {
@@ -279,41 +455,11 @@ async function* requestsOf(
   }
 }
 
-async function bind(server: GrpcServer, address: string, options: ServeOptions): Promise<string> {
-  const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined
-  if (path !== undefined) await removeStaleSocket(path)
-  const { promise, resolve, reject } = Promise.withResolvers<number>()
-  server.bindAsync(address, serverCredentials(), (error, port) => {
-    if (!error) resolve(port)
-    else reject(/EADDRINUSE/.test(error.message) ? new PortInUseError({ address }) : error)
-  })
-  const port = await promise
-  if (path === undefined) return address.replace(/:[0-9]+$/, `:${port}`)
-  await chmod(path, options.socketMode ?? 0o660)
-  if (options.socketGroup !== undefined) await chown(path, -1, options.socketGroup)
-  return address
-}
-
-/** Removes a socket that a process left which was killed; throws `PortInUseError` if somebody answers on it. */
-async function removeStaleSocket(path: string): Promise<void> {
-  const found = await lstat(path).catch(() => undefined)
-  if (!found) return
-  if (!found.isSocket()) throw new PortInUseError({ address: `unix:${path}` })
-  const socket = createConnection(path)
-  const isAnswered = await once(socket, 'connect').then(
-    () => true,
-    () => false,
-  )
-  socket.destroy()
-  if (isAnswered) throw new PortInUseError({ address: `unix:${path}` })
-  await rm(path, { force: true })
-}
-
-async function stop(server: GrpcServer): Promise<void> {
+/** Waits for something, but not for long. */
+async function inTime(what: Promise<unknown>, timeMs: number): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()
-  const timer = setTimeout(() => server.forceShutdown(), STOP_GRACE_MS)
-  server.tryShutdown(() => resolve())
-  await promise
+  const timer = setTimeout(resolve, timeMs)
+  await Promise.race([what, promise])
   clearTimeout(timer)
 }
 

@@ -1,3 +1,6 @@
+import type { AccessRule, AccessTable, Scope } from '@weft/access'
+import type { Peer } from '@weft/identity'
+
 /** A service as ts-proto generates it, for example `ConfigServiceService`. */
 export interface ServiceDefinition {
   readonly [method: string]: Method
@@ -22,6 +25,12 @@ export interface CallContext {
   readonly deadline: Date | undefined
   /** Address of the caller, for example `127.0.0.1:43210`, or `unix`. */
   readonly peer: string
+  /** Who calls, as the certificate says; undefined where callers show none: on unix sockets guarded by their mode, and at enrolment. */
+  readonly caller: Peer | undefined
+  /** Tenants whose objects the caller may see, when the call began. */
+  readonly scope: Scope
+  /** Judges the call anew, for streams, which outlive what they were allowed by. Throws why it is not served any more. */
+  readonly judgeAgain: () => Scope
   /** Full method name, for example `/weftline.config.v1.ConfigService/CreateNetwork`. */
   readonly method: string
   /** Metadata of the caller with text values; the last one of each name. */
@@ -45,21 +54,26 @@ type Handler<M> =
 /** Handlers of all methods of a service: async functions, and async generators where the response is a stream. */
 export type Handlers<S> = { readonly [K in keyof S]: Handler<S[K]> }
 
-/** A service with its handlers. */
+/** A service with its handlers, and who may call them. */
 export interface Implementation {
   readonly definition: ServiceDefinition
   readonly handlers: { readonly [method: string]: AnyHandler }
+  readonly access: { readonly [method: string]: AccessRule<never> } | typeof GUARDED_BY_SOCKET
 }
+
+/** In place of a table of rules: whoever may open the socket may call. Such a service is never served elsewhere. */
+export const GUARDED_BY_SOCKET: unique symbol = Symbol('guarded by its socket')
 
 /** Which of the four shapes a handler has is known from its method's definition alone. */
 export type AnyHandler = (request: never, context: CallContext) => unknown
 
-/** Joins a service, as ts-proto generates it, with its handlers. */
+/** Joins a service, as ts-proto generates it, with its handlers and with a rule for each of its methods. */
 export function implement<S extends ServiceDefinition>(
   definition: S,
   handlers: Handlers<S>,
+  access: AccessTable<S> | typeof GUARDED_BY_SOCKET,
 ): Implementation {
-  return { definition, handlers: handlers }
+  return { definition, handlers, access }
 }
 
 export interface CallOptions {

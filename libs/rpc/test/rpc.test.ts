@@ -6,6 +6,7 @@ import { createServer } from 'node:net'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { locationAccess } from '@weft/access'
 import {
   AddressTakenError,
   CancelledError,
@@ -13,7 +14,6 @@ import {
   InternalError,
   MessageTooLargeError,
   OverloadedError,
-  PermissionDeniedError,
   PortInUseError,
   UnavailableError,
   UnimplementedError,
@@ -22,24 +22,31 @@ import {
   LocateResponse,
   LocationServiceService,
 } from '@weft/proto/weftline/location/v1/location.ts'
-import { createLogger } from '@weft/telemetry'
 import { eventually, freePort, temporaryFolder } from '@weft/testing'
 import {
-  type Client,
   connect,
   type Handlers,
   HealthService,
   implement,
   MESSAGE_MAX_BYTES,
-  type ServeOptions,
-  type Server,
+  REQUEST_MAX_BYTES,
   ServingStatus,
   serve,
 } from '../src/index.ts'
-import { Echo, type EchoClient } from './echo.ts'
+import { Echo } from './echo.ts'
+import {
+  all,
+  clientSecurity,
+  echoWith,
+  iterate,
+  log,
+  owner,
+  serveEcho,
+  serverSecurity,
+} from './site.ts'
 
-const log = createLogger({ service: 'test', level: 'silent' })
 const run = promisify(execFile)
+const security = clientSecurity
 
 describe('a call', () => {
   test('is answered in all four shapes', async () => {
@@ -161,13 +168,18 @@ describe('a call', () => {
   test('with a message over the limit says so, whichever side sends it', async () => {
     const large = 'x'.repeat(MESSAGE_MAX_BYTES + 1)
     await using echo = await serveEcho({ one: async (request) => (request === 'x' ? large : '') })
-    await assert.rejects(echo.client.one(large), MessageTooLargeError)
+    const request = echo.client.one('x'.repeat(REQUEST_MAX_BYTES + 1))
+    await assert.rejects(request, (error) => {
+      assert(error instanceof MessageTooLargeError)
+      assert.equal(error.facts['limitBytes'], String(REQUEST_MAX_BYTES))
+      return true
+    })
     await assert.rejects(echo.client.one('x'), MessageTooLargeError)
   })
 
   test('to a place where nobody listens says whom it missed', async () => {
     const target = `127.0.0.1:${await freePort()}`
-    await using client = connect(target, LocationServiceService, { retries: false })
+    await using client = connect(target, LocationServiceService, { security, retries: false })
     await assert.rejects(client.locate({ endpointIds: [] }), (error) => {
       assert(error instanceof UnavailableError)
       assert.equal(
@@ -180,10 +192,15 @@ describe('a call', () => {
 
   test('waits out a server that starts a moment later', async () => {
     const target = `127.0.0.1:${await freePort()}`
-    await using client = connect(target, Echo)
+    await using client = connect(target, Echo, { security })
     const answer = client.one('hello', { timeoutMs: 10_000 })
     await delay(100)
-    await using _server = await serve({ listen: [target], services: [echoWith({})], log })
+    await using _server = await serve({
+      listen: [target],
+      services: [echoWith({})],
+      log,
+      security: serverSecurity,
+    })
     assert.equal(await answer, 'one hello')
   })
 
@@ -202,7 +219,7 @@ describe('a call', () => {
 
   test('of a method that is not served is told so', async () => {
     await using echo = await serveEcho({})
-    await using client = connect(echo.address, LocationServiceService)
+    await using client = connect(echo.address, LocationServiceService, { security })
     await assert.rejects(client.locate({ endpointIds: [] }), UnimplementedError)
   })
 
@@ -214,19 +231,6 @@ describe('a call', () => {
     const answer = await echo.client.one('x', { metadata: { 'x-who': 'me' } })
     assert.equal(answer, 'me /test.Echo/One 127.0.0.1')
   })
-
-  test('that the server does not authorise is refused', async () => {
-    await using echo = await serveEcho(
-      {},
-      {
-        authorise: ({ method }) => {
-          if (method.endsWith('One')) throw new PermissionDeniedError({ what: method })
-        },
-      },
-    )
-    await assert.rejects(echo.client.one('x'), PermissionDeniedError)
-    assert.equal(await echo.client.collect(iterate([])), '')
-  })
 })
 
 describe('a server', () => {
@@ -235,7 +239,10 @@ describe('a server', () => {
     await once(squatter, 'listening')
     const { port } = squatter.address() as { port: number }
     const listen = [`127.0.0.1:${port}`]
-    await assert.rejects(serve({ listen, services: [], log }), PortInUseError)
+    await assert.rejects(
+      serve({ listen, services: [], log, security: serverSecurity }),
+      PortInUseError,
+    )
     squatter.close()
   })
 
@@ -255,16 +262,23 @@ describe('a server', () => {
         socketMode: 0o600,
         services: [echoWith({})],
         log,
+        security: serverSecurity,
       })
       assert.equal((await stat(path)).mode & 0o777, 0o600)
-      await using client = connect(address, Echo)
+      await using client = connect(address, Echo, { security })
       assert.equal(await client.one('hello'), 'one hello')
-      await assert.rejects(serve({ listen: [address], services: [], log }), PortInUseError)
+      await assert.rejects(
+        serve({ listen: [address], services: [], log, security: serverSecurity }),
+        PortInUseError,
+      )
     }
     await mkdir(`${folder.path}/d`)
     await writeFile(`${folder.path}/d/file`, 'of somebody')
     const taken = [`unix:${folder.path}/d/file`]
-    await assert.rejects(serve({ listen: taken, services: [], log }), PortInUseError)
+    await assert.rejects(
+      serve({ listen: taken, services: [], log, security: serverSecurity }),
+      PortInUseError,
+    )
   })
 
   test('that stops lets running calls finish and ends streams as unavailable', async () => {
@@ -295,7 +309,7 @@ describe('a server', () => {
 
   test('tells its health, for itself and its services, and when it changes', async () => {
     await using echo = await serveEcho({})
-    await using health = connect(echo.address, HealthService)
+    await using health = connect(echo.address, HealthService, { security })
     assert.deepEqual(await health.check({ service: '' }), { status: ServingStatus.Serving })
     assert.deepEqual(await health.check({ service: 'test.Echo' }), {
       status: ServingStatus.Serving,
@@ -323,82 +337,36 @@ describe('a server', () => {
     }
     await using server = await serve({
       listen: ['127.0.0.1:0'],
-      services: [implement(LocationServiceService, location)],
+      services: [implement(LocationServiceService, location, locationAccess)],
       log,
+      security: serverSecurity,
     })
-    const url = `http://${server.addresses[0]}/weftline.location.v1.LocationService/Locate`
+    await using folder = await temporaryFolder()
+    await writeFile(`${folder.path}/chain.pem`, owner.tls.chainPem)
+    await writeFile(`${folder.path}/key.pem`, owner.tls.keyPem)
+    const curl = ['curl', '--protocol', 'grpc', '--insecure']
+    const shown = ['--cert', `${folder.path}/chain.pem`, '--key', `${folder.path}/key.pem`]
+    const address = `https://${server.addresses[0]}`
     for (const version of ['grpc-v1', 'grpc-v1alpha']) {
       const { stdout } = await run('node_modules/.bin/buf', [
-        ...['curl', '--protocol', 'grpc', '--http2-prior-knowledge'],
-        ...['--reflect-protocol', version, '-d', '{"endpointIds":[7]}', url],
+        ...[...curl, ...shown, '--reflect-protocol', version, '-d', '{"endpointIds":[7]}'],
+        `${address}/weftline.location.v1.LocationService/Locate`,
       ])
       assert.deepEqual(JSON.parse(stdout), { locations: [{ endpointId: 7 }] })
     }
-    const { stdout: listed } = await run('node_modules/.bin/buf', [
-      ...['curl', '--protocol', 'grpc', '--http2-prior-knowledge', '--list-methods'],
-      `http://${server.addresses[0]}`,
-    ])
+    const list = [...curl, '--list-methods']
+    const { stdout: listed } = await run('node_modules/.bin/buf', [...list, ...shown, address])
     assert.match(listed, /weftline\.location\.v1\.LocationService\/Locate/)
   })
 
   test('that was away is found again by its clients', async () => {
     const listen = [`127.0.0.1:${await freePort()}`]
     const services = [echoWith({})]
-    const first = await serve({ listen, services, log })
-    await using client = connect(listen[0] ?? '', Echo)
+    const first = await serve({ listen, services, log, security: serverSecurity })
+    await using client = connect(listen[0] ?? '', Echo, { security })
     assert.equal(await client.one('a'), 'one a')
     await first[Symbol.asyncDispose]()
-    await using _second = await serve({ listen, services, log })
+    await using _second = await serve({ listen, services, log, security: serverSecurity })
     await eventually(async () => (await client.one('b')) === 'one b')
   })
 })
-
-const echoHandlers: Handlers<typeof Echo> = {
-  one: async (request) => `one ${request}`,
-  collect: async (requests) => (await all(requests)).join(','),
-  split: async function* (request) {
-    yield* request.split(',')
-  },
-  each: async function* (requests) {
-    for await (const request of requests) yield `each ${request}`
-  },
-}
-
-function echoWith(handlers: Partial<Handlers<typeof Echo>>) {
-  return implement(Echo, { ...echoHandlers, ...handlers })
-}
-
-async function serveEcho(
-  handlers: Partial<Handlers<typeof Echo>>,
-  options: Partial<ServeOptions> = {},
-): Promise<
-  {
-    readonly client: EchoClient
-    readonly server: Server
-    readonly address: string
-  } & AsyncDisposable
-> {
-  const services = [echoWith(handlers)]
-  const server = await serve({ listen: ['127.0.0.1:0'], services, log, ...options })
-  const address = server.addresses[0] ?? ''
-  const client: Client<typeof Echo> = connect(address, Echo)
-  return {
-    client,
-    server,
-    address,
-    async [Symbol.asyncDispose]() {
-      await client[Symbol.asyncDispose]()
-      await server[Symbol.asyncDispose]()
-    },
-  }
-}
-
-async function* iterate<T>(items: readonly T[]): AsyncGenerator<T> {
-  yield* items
-}
-
-async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const found: T[] = []
-  for await (const item of items) found.push(item)
-  return found
-}

@@ -1,28 +1,37 @@
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
-import { createLogger, span, type TraceLine } from '@weft/telemetry'
+import { span, type TraceLine } from '@weft/telemetry'
 import { startTelemetry } from '@weft/telemetry/start'
 import { temporaryFolder } from '@weft/testing'
 import { connect, implement, serve } from '../src/index.ts'
 import { Echo } from './echo.ts'
+import { clientSecurity, echoAccess, log, serverSecurity } from './site.ts'
 
 test('a call and its handler are in the trace of the caller', async () => {
   await using folder = await temporaryFolder()
   const traceFile = `${folder.path}/trace.jsonl`
   {
     await using _telemetry = await startTelemetry({ service: 's', logLevel: 'silent', traceFile })
-    const echo = implement(Echo, {
-      one: async (request) => span('in the handler', {}, () => request),
-      collect: async () => '',
-      split: async function* (request) {
-        yield span('in the stream', {}, () => request)
+    const echo = implement(
+      Echo,
+      {
+        one: async (request) => span('in the handler', {}, () => request),
+        collect: async () => '',
+        split: async function* (request) {
+          yield span('in the stream', {}, () => request)
+        },
+        each: async function* () {},
       },
-      each: async function* () {},
+      echoAccess,
+    )
+    await using server = await serve({
+      listen: ['127.0.0.1:0'],
+      services: [echo],
+      log,
+      security: serverSecurity,
     })
-    const log = createLogger({ service: 's', level: 'silent' })
-    await using server = await serve({ listen: ['127.0.0.1:0'], services: [echo], log })
-    await using client = connect(server.addresses[0] ?? '', Echo)
+    await using client = connect(server.addresses[0] ?? '', Echo, { security: clientSecurity })
     await span('outermost', {}, async () => {
       await client.one('x')
       for await (const _message of client.split('x')) continue
