@@ -1,0 +1,32 @@
+import { newBusKeys, openBusSeed } from '@weft/bus/operator'
+import { generateIdentityKey, generateTunnelKey, publicKeyOf } from '@weft/identity'
+import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
+import type { MemberKeys } from './identity-folder.ts'
+
+/** New keys of a host: identity, tunnel and bus. */
+export function newHostKeys(): MemberKeys {
+  return {
+    identity: generateIdentityKey(),
+    tunnel: generateTunnelKey(),
+    busSeed: newBusKeys('user').seed,
+  }
+}
+
+/** New keys of a service, which has no tunnels. */
+export function newServiceKeys(): MemberKeys {
+  return { identity: generateIdentityKey(), tunnel: undefined, busSeed: newBusKeys('user').seed }
+}
+
+/** New keys of a user, who has no business on the bus. */
+export function newUserKeys(): MemberKeys {
+  return { identity: generateIdentityKey(), tunnel: undefined, busSeed: undefined }
+}
+
+/** What others may know of a member's keys. */
+export function publicKeysOf({ identity, tunnel, busSeed }: MemberKeys): PublicKeys {
+  return {
+    identity: publicKeyOf(identity),
+    tunnel: tunnel === undefined ? Buffer.alloc(0) : publicKeyOf(tunnel),
+    bus: busSeed === undefined ? '' : openBusSeed('user', busSeed).publicKey,
+  }
+}
