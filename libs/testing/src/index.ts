@@ -1,5 +1,23 @@
+export {
+  type TestCredentials,
+  type TestCredentialsOptions,
+  type TestDomain,
+  type TestMember,
+  testDomain,
+} from './domain.ts'
 export { eventually } from './eventually.ts'
+export { writeIdentityFolder } from './identity-folder.ts'
 export { freePort, skipUnlessRoot, temporaryFolder } from './machine.ts'
-export { type FakeNats, findNatsServer, startFakeNats, startNats, type TestNats } from './nats.ts'
+export {
+  type FakeNats,
+  findNatsServer,
+  startDomainCluster,
+  startDomainNats,
+  startFakeNats,
+  startNats,
+  type TestDomainNats,
+  type TestDomainNatsOptions,
+  type TestNats,
+} from './nats.ts'
 export { createNetns, type TestNetns } from './netns.ts'
-export { testStartTrouble } from './start-trouble.ts'
+export { type StartingMember, testStartTrouble } from './start-trouble.ts'
