@@ -32,6 +32,15 @@ export interface CommitRequest<T> {
   readonly signal: AbortSignal
   /** Decides what the request comes to; called again whenever another write came first. */
   readonly plan: (database: Database) => Plan<T>
+  /** Awaited before the first try to write; if it rejects, nothing is written. */
+  readonly beforeWrite?: () => Promise<void>
+  /** Hears of the write, with the revisions of its record before (0 if it was not there) and after. */
+  readonly onWritten?: (write: Write, revisions: WriteRevisions) => void
+}
+
+export interface WriteRevisions {
+  readonly revisionBefore: bigint
+  readonly revisionAfter: bigint
 }
 
 /**
@@ -88,14 +97,31 @@ export class Commits implements AsyncDisposable {
     const { what, idempotencyKey, signal } = request
     const startedAt = performance.now()
     let duplicates = 0
+    let isCleared = request.beforeWrite === undefined
+    let isCurrent = false
     for (let attempt = 1; ; attempt++) {
       if (this.#stop.signal.aborted) throw stopping()
       if (signal.aborted) throw new DeadlineExceededError({ what })
       if (this.#replica.lost) throw this.#replica.lost
-      const plan = request.plan(this.#replica.database)
-      if (!plan.write) return plan.result()
+      const plan = attempted(() => request.plan(this.#replica.database))
+      if (!plan.write) {
+        // A write would be refused if another one came first. Who is answered without one may have been told by another
+        // replica what has not come here yet.
+        if (isCurrent) return plan.result()
+        isCurrent = true
+        await this.#meetLeader(signal)
+        continue
+      }
+      if (!isCleared) {
+        await request.beforeWrite?.()
+        isCleared = true
+        // Meanwhile the replica may have heard of other writes: a plan counts only for the revision it was made at.
+        continue
+      }
+      const revisionBefore = revisionOf(plan.write, this.#replica.database)
       const outcome = await this.#write(plan.write, idempotencyKey)
       if (outcome.kind === 'written') {
+        request.onWritten?.(plan.write, { revisionBefore, revisionAfter: outcome.revision })
         this.#replica.apply(plan.write, outcome.revision)
         this.#events.recordWritten(plan.write, performance.now() - startedAt)
         return plan.result()
@@ -134,6 +160,17 @@ export class Commits implements AsyncDisposable {
     }
   }
 
+  /** Waits until the replica knows what the leader knows now; while the bus is away, what is here is all that is known. */
+  async #meetLeader(signal: AbortSignal): Promise<void> {
+    const patience = AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)])
+    try {
+      await this.#replica.untilDatabase(await this.#bucket.lastRevision(), patience)
+    } catch (error) {
+      const isAway = error instanceof WeftError && error.exitCode === ExitCode.Unavailable
+      if (!isAway && !patience.aborted) throw error
+    }
+  }
+
   /** Waits until the replica knows every write that the leader has, so that the next plan stands a chance. */
   async #catchUp(attempt: number, outcome: Outcome, signal: AbortSignal): Promise<void> {
     try {
@@ -164,6 +201,19 @@ export class Commits implements AsyncDisposable {
   }
 }
 
+/** A plan that refuses is one that writes nothing. */
+function attempted<T>(plan: () => Plan<T>): Plan<T> {
+  try {
+    return plan()
+  } catch (error) {
+    return {
+      result() {
+        throw error
+      },
+    }
+  }
+}
+
 /** What came of one attempt to write. */
 type Outcome =
   | { readonly kind: 'written'; readonly revision: bigint }
@@ -178,6 +228,10 @@ type Outcome =
 
 function stored({ kind, record }: Write): StoredRecord {
   return { kind: { $case: kind, value: record } as StoredRecord['kind'] }
+}
+
+function revisionOf({ kind, id }: Write, database: Database): bigint {
+  return database[kind](id)?.meta?.revision ?? 0n
 }
 
 function isGone(write: Write, database: Database): boolean {

@@ -1,8 +1,18 @@
+import type { KeyObject } from 'node:crypto'
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
-import { type Bucket, type Bus, buckets, hostRowKey, keyTokens, type Written } from '@weft/bus'
+import {
+  type Bucket,
+  type Bus,
+  buckets,
+  hostRowKey,
+  keyTokens,
+  type RemoteBucket,
+  type Written,
+} from '@weft/bus'
 import { asWeftError, UnavailableError } from '@weft/errors'
+import { openStatement, publicKeyOf, signStatement } from '@weft/identity'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
-import { ControllerLease, HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import { ControllerLease, HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import type { Location } from '@weft/proto/weftline/location/v1/location.ts'
 import { type RowKey, rowKinds } from './domain/host-rows.ts'
 import type { Events } from './events.ts'
@@ -15,6 +25,14 @@ const WRITES_IN_FLIGHT_MAX = 256
 const ROWS_PER_TURN = 512
 const RETRY_MAX_MS = 500
 const ROWS_PREFIX = 'host'
+/** Until when a host may act on a row, after it was signed. */
+const ROW_HORIZON_MS: number = 7 * 24 * 3_600_000
+/** How often rows are looked for that half of their horizon has passed. */
+const RENEWAL_TICK_MS = 1_000
+/** Rows that may be signed again in one tick: all of them within a quarter of the horizon, and never fewer than this. */
+const RENEWALS_PER_TICK_MIN = 256
+/** A row that holds for longer than this beyond the horizon was signed by a clock that was wrong. */
+const CLOCK_TOLERANCE_MS = 300_000
 
 export interface ControllerOptions {
   readonly replicaId: string
@@ -22,23 +40,39 @@ export interface ControllerOptions {
   readonly replica: Replica
   /** To ask how far the VN database and the locations have come. */
   readonly records: Bucket<StoredRecord>
-  readonly locations: Bucket<Location>
+  readonly locations: RemoteBucket<Location>
+  /** Ed25519 private key of the domain's directory: hosts believe no row that it did not sign. */
+  readonly directoryKey: KeyObject
+  /** How long hosts may act on a row after it was signed; `ROW_HORIZON_MS` by default. */
+  readonly rowHorizonMs?: number
   readonly events: Events
+}
+
+/** A row as it is in the bucket. */
+interface PresentRow {
+  readonly content: string
+  readonly notAfterMs: number
 }
 
 /**
  * Writes for every host the rows that it needs, and only what changes. One replica does it at a time: the one that holds
  * the lease, which is a key of the same bucket. Every write says which write to the bucket it follows, so the moment
  * another replica takes the lease, nothing that the one before still has under way can be written: rows never go back.
+ *
+ * Every row is signed, and holds for a horizon. Once half of that has passed it is signed anew, a few rows at a time.
  */
 export class Controller implements AsyncDisposable {
   readonly #options: ControllerOptions
   readonly #stop = new AbortController()
   readonly #running: Promise<void>
+  readonly #directoryPublicKey: Buffer
+  readonly #rowHorizonMs: number
   #isLeading = false
 
   constructor(options: ControllerOptions) {
     this.#options = options
+    this.#directoryPublicKey = publicKeyOf(options.directoryKey)
+    this.#rowHorizonMs = options.rowHorizonMs ?? ROW_HORIZON_MS
     this.#running = this.#run()
   }
 
@@ -60,7 +94,7 @@ export class Controller implements AsyncDisposable {
       try {
         // Opened each time: the bucket is kept in memory, and gone after a restart of its server.
         const leases = await bus.openBucket(buckets.hosts, ControllerLease)
-        const rows = await bus.openBucket(buckets.hosts, HostRow)
+        const rows = await bus.openBucket(buckets.hosts, SignedHostRow)
         const revision = await takeLease(leases, replicaId, signal)
         if (revision === undefined) return
         failures = 0
@@ -77,7 +111,7 @@ export class Controller implements AsyncDisposable {
   /** Brings all rows up to date and keeps them so, until the controller stops or a write fails. */
   async #lead(
     leases: Bucket<ControllerLease>,
-    rows: Bucket<HostRow>,
+    rows: Bucket<SignedHostRow>,
     revision: bigint,
   ): Promise<void> {
     const { events, replica, replicaId } = this.#options
@@ -95,6 +129,7 @@ export class Controller implements AsyncDisposable {
     try {
       events.controllerStarted(revision)
       const written = await this.#presentRows(rows)
+      using _renewals = setInterval(() => this.#renewDue(written, changed), RENEWAL_TICK_MS)
       for (const key of written.keys()) changed.add(parseRowKey(key))
       for (const key of replica.rows.allKeys()) changed.add(key)
       while (!signal.aborted) {
@@ -112,13 +147,13 @@ export class Controller implements AsyncDisposable {
   }
 
   /**
-   * The rows in the bucket, by key, without their revisions. Waits until this replica knows everything that they can have
-   * been derived from, so that none is replaced by an older one.
+   * The rows in the bucket, by key, the oldest signature first; one that the directory did not sign counts as empty. Waits
+   * until this replica knows everything that they can have been derived from, so that none is replaced by an older one.
    */
-  async #presentRows(rows: Bucket<HostRow>): Promise<Map<string, string>> {
+  async #presentRows(rows: Bucket<SignedHostRow>): Promise<Map<string, PresentRow>> {
     const { locations, records, replica } = this.#options
     const { signal } = this.#stop
-    const present = new Map<string, string>()
+    const present = new Map<string, PresentRow>()
     let derivedFrom = 0n
     const stop = new AbortController()
     reading: for await (const batch of rows.watch(ROWS_PREFIX, {
@@ -126,8 +161,11 @@ export class Controller implements AsyncDisposable {
     })) {
       for (const event of batch) {
         if (event.kind === 'put') {
-          present.set(event.key, contentOf(event.value))
-          if (event.value.configRevision > derivedFrom) derivedFrom = event.value.configRevision
+          const row = this.#ownRow(event.value)
+          present.set(event.key, row ? this.#presentRow(row) : { content: '', notAfterMs: 0 })
+          if (row && row.configRevision > derivedFrom) derivedFrom = row.configRevision
+        } else if (event.kind === 'damaged') {
+          present.set(event.key, { content: '', notAfterMs: 0 })
         } else if (event.kind === 'delete') {
           present.delete(event.key)
         } else if (event.kind === 'snapshot-end') {
@@ -147,13 +185,57 @@ export class Controller implements AsyncDisposable {
     }
     await replica.untilDatabase(known, signal)
     await replica.untilLocations(await locations.lastRevision(), signal)
-    return present
+    return new Map([...present].sort(([, a], [, b]) => a.notAfterMs - b.notAfterMs))
+  }
+
+  /**
+   * What a row in the bucket says, or undefined if it is not ours. Signatures of all rows would take long to verify, and a
+   * row with a wrong one harms nobody but the bucket's writer; only one from ahead of this replica, which can hold up the
+   * controller, has to prove itself.
+   */
+  #ownRow({ row: signed }: SignedHostRow): HostRow | undefined {
+    if (!signed?.signerKey.equals(this.#directoryPublicKey)) return undefined
+    try {
+      const row = HostRow.decode(signed.payload)
+      if (row.configRevision <= this.#options.replica.database.revision) return row
+      return openStatement('host-row', signed, HostRow, this.#directoryPublicKey)
+    } catch {
+      return undefined
+    }
+  }
+
+  #presentRow(row: HostRow): PresentRow {
+    const notAfterMs = Number(row.notAfterUnixMs)
+    const isFromWrongClock = notAfterMs > Date.now() + this.#rowHorizonMs + CLOCK_TOLERANCE_MS
+    return isFromWrongClock
+      ? { content: '', notAfterMs: 0 }
+      : { content: contentOf(row), notAfterMs }
+  }
+
+  #isDue({ notAfterMs }: PresentRow, nowMs: number): boolean {
+    return notAfterMs - nowMs < this.#rowHorizonMs / 2
+  }
+
+  /** Has the rows signed again that half of their horizon has passed: `written` begins with the oldest. */
+  #renewDue(written: ReadonlyMap<string, PresentRow>, changed: ChangedRows): void {
+    const nowMs = Date.now()
+    const perTick = Math.ceil((written.size * RENEWAL_TICK_MS) / (this.#rowHorizonMs / 4))
+    let left = Math.max(perTick, RENEWALS_PER_TICK_MIN)
+    for (const [key, row] of written) {
+      if (left-- === 0 || !this.#isDue(row, nowMs)) return
+      changed.add(parseRowKey(key))
+    }
+  }
+
+  #sign(row: HostRow, notAfterMs: number): SignedHostRow {
+    const payload = HostRow.encode({ ...row, notAfterUnixMs: BigInt(notAfterMs) }).finish()
+    return { row: signStatement('host-row', payload, this.#options.directoryKey) }
   }
 
   async #bringUpToDate(
     keys: readonly RowKey[],
-    written: Map<string, string>,
-    rows: Bucket<HostRow>,
+    written: Map<string, PresentRow>,
+    rows: Bucket<SignedHostRow>,
     writer: FencedWriter,
   ): Promise<void> {
     const { events, replica } = this.#options
@@ -163,13 +245,18 @@ export class Controller implements AsyncDisposable {
       const key = hostRowKey(rowKey.hostId, rowKey.kind, rowKey.id)
       const row = replica.rows.row(rowKey)
       const content = row && contentOf(row)
-      if (content === written.get(key)) continue
+      const present = written.get(key)
+      const nowMs = Date.now()
+      if (content === present?.content && !(present && this.#isDue(present, nowMs))) continue
       await writer.ready()
+      // Put behind all others, so that the first one is the oldest.
+      written.delete(key)
       if (row && content !== undefined) {
-        written.set(key, content)
-        writer.send((options) => rows.put(key, row, options))
+        const notAfterMs = nowMs + this.#rowHorizonMs
+        const signed = this.#sign(row, notAfterMs)
+        written.set(key, { content, notAfterMs })
+        writer.send((options) => rows.put(key, signed, options))
       } else {
-        written.delete(key)
         writer.send((options) => rows.delete(key, options))
       }
       count++
@@ -259,9 +346,10 @@ class FencedWriter {
   }
 }
 
-/** What a row says, apart from what it was derived from; a string of one character a byte, to compare. */
+/** What a row says, apart from what it was derived from and until when it holds; a string of one character a byte, to compare. */
 function contentOf(row: HostRow): string {
-  const bytes = HostRow.encode({ ...row, configRevision: 0n, locationRevision: 0n }).finish()
+  const stamps = { configRevision: 0n, locationRevision: 0n, notAfterUnixMs: 0n }
+  const bytes = HostRow.encode({ ...row, ...stamps }).finish()
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 }
 

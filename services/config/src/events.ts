@@ -1,4 +1,5 @@
 import type { WeftError } from '@weft/errors'
+import type { Host, User } from '@weft/proto/weftline/config/v1/records.ts'
 import { counter, gauge, histogram, type Logger } from '@weft/telemetry'
 import type { Kind, Write } from './domain/database.ts'
 
@@ -32,12 +33,33 @@ const controllers = gauge({
   help: '1 while this replica writes the rows of hosts',
 })
 
+const renewals = counter<'kind'>({
+  name: 'weft_config_certificates_renewed_total',
+  help: 'Certificates that were renewed, by kind of holder',
+  labels: ['kind'],
+})
+
+const enrolments = counter<'outcome'>({
+  name: 'weft_config_enrolments_total',
+  help: 'Hosts that joined, users that logged in, and enrolments that were refused before they were looked at',
+  labels: ['outcome'],
+})
+
+const authorityEnds = gauge({
+  name: 'weft_config_authority_left_seconds',
+  help: 'Time until the certificate of the authority ends; alert long before, nothing is issued after it',
+})
+
 /** What the gauges show. */
 export interface Shown {
   readonly counts: () => { readonly [K in Kind]: number }
   readonly queueDepth: () => number
   readonly isController: () => boolean
+  readonly authorityEnds: () => Date
 }
+
+/** Beyond it a certificate may not count yet, or not any more, by the clock of its holder. */
+const SKEW_MAX_MS = 5 * 60_000
 
 /** What happens here that somebody may want to hear of. */
 export class Events {
@@ -90,14 +112,93 @@ export class Events {
     this.#log.debug({ count }, 'rows of hosts were written')
   }
 
+  /** `skewMs`: by how much the clock of the host is ahead. */
+  hostJoined({ id, name }: Host, skewMs: number): void {
+    enrolments.add(1, { outcome: 'joined' })
+    this.#log.info({ host: name, id, skewMs }, 'a host joined')
+    if (Math.abs(skewMs) > SKEW_MAX_MS) {
+      this.#log.warn({ host: name, id, skewMs }, 'the clock of a new host is wrong')
+    }
+  }
+
+  userLoggedIn({ id, name }: User): void {
+    enrolments.add(1, { outcome: 'logged-in' })
+    this.#log.info({ user: name, id }, 'a user logged in')
+  }
+
+  enrolmentRefused(method: string, reason: string): void {
+    enrolments.add(1, { outcome: reason })
+    this.#log.debug({ method, reason }, 'an enrolment was refused')
+  }
+
+  certificateRenewed(kind: 'host' | 'user' | 'service'): void {
+    renewals.add(1, { kind })
+  }
+
+  keysRotated({ id, name }: Host): void {
+    this.#log.info({ host: name, id }, 'a host has new keys')
+  }
+
+  revocationsTold(count: number, number: bigint): void {
+    this.#log.info({ count, number: String(number) }, 'void keys were told to everybody')
+  }
+
+  lastKnownNotKept({ code, message }: WeftError): void {
+    this.#log.warn(
+      { code, problem: message },
+      'what is known is not kept on disk: a store from a backup would not be noticed',
+    )
+  }
+
+  /** `from`: revision of the store; `known`: what was known before. */
+  lossAccepted(loss: {
+    readonly from: bigint
+    readonly known: bigint
+    readonly voided: number
+    readonly revoked: number
+  }): void {
+    const { from, known, voided, revoked } = loss
+    this.#log.warn(
+      { from: String(from), known: String(known), voided, revoked },
+      'the store is from a backup: what came after was given up; unused tokens are void, and void keys were revoked again',
+    )
+  }
+
+  busUsersNotRefused({ code, message }: WeftError): void {
+    this.#log.warn({ code, problem: message }, 'the bus could not be told of revoked users yet')
+  }
+
+  authorityEndsSoon(at: Date): void {
+    this.#log.warn(
+      { at: at.toISOString() },
+      'the authority ends soon: run weft authority renew, with the root of the domain',
+    )
+  }
+
+  authorityRenewed(at: Date): void {
+    this.#log.info({ at: at.toISOString() }, 'the authority was renewed')
+  }
+
+  authorityNotTaken({ code, message, remedy }: WeftError): void {
+    this.#log.error(
+      { code, problem: message, remedy },
+      'the authority in its folder cannot be used, so the one before goes on',
+    )
+  }
+
+  ownerSeeded(id: number): void {
+    this.#log.info({ id }, 'the domain is new: its owner was made')
+  }
+
   /** Shows the gauges until the returned function is called. */
-  observe({ counts, queueDepth, isController }: Shown): () => void {
+  observe({ counts, queueDepth, isController, authorityEnds: ends }: Shown): () => void {
     const stops = [
       records.observe((report) => {
         for (const [kind, count] of Object.entries(counts())) report(count, { kind })
       }),
       queue.observe((report) => report(queueDepth(), {})),
       controllers.observe((report) => report(isController() ? 1 : 0, {})),
+      authorityEnds.observe((report) => report((ends().getTime() - Date.now()) / 1000, {})),
     ]
     return () => {
       for (const stop of stops) stop()

@@ -79,6 +79,10 @@ class LeaseView {
               seenAtMs: performance.now(),
             }
             break
+          case 'damaged':
+            // Whoever holds it renews it; if nobody does, it is taken.
+            this.holder = { replicaId: '', revision: event.revision, seenAtMs: performance.now() }
+            break
           case 'delete':
             this.holder = undefined
             break

@@ -1,5 +1,6 @@
 import { UnavailableError } from '@weft/errors'
-import { type Change, Database, type Write } from './domain/database.ts'
+import { type Change, Database, type Kind, type Write } from './domain/database.ts'
+import { distrusted } from './domain/distrust.ts'
 import { HostRows, type RowKey } from './domain/host-rows.ts'
 import { Locations, type Observation } from './domain/locations.ts'
 
@@ -20,12 +21,19 @@ export class Replica {
 
   #lost: UnavailableError | undefined
   #rowsListener: ((key: RowKey) => void) | undefined
+  readonly #changeListeners = new Set<(change: Change) => void>()
   readonly #databaseWaiters = new Set<Waiter>()
   readonly #locationsWaiters = new Set<Waiter>()
 
   /** Hears of every row that may have changed, while the replica writes the rows; undefined to stop. */
   set rowsListener(listener: ((key: RowKey) => void) | undefined) {
     this.#rowsListener = listener
+  }
+
+  /** Calls the listener after each change of the VN database, until the returned function is called. */
+  onChange(listener: (change: Change) => void): () => void {
+    this.#changeListeners.add(listener)
+    return () => this.#changeListeners.delete(listener)
   }
 
   /** Why this replica takes no writes: the bucket of the VN database lost what this replica still knows. */
@@ -47,7 +55,15 @@ export class Replica {
   apply(write: Write, revision: bigint): void {
     const change: Change | undefined = this.database.apply(write, revision)
     if (change && this.#rowsListener) this.rows.affectedBy(change, this.#rowsListener)
+    if (change) for (const listener of this.#changeListeners) listener(change)
     release(this.#databaseWaiters, this.database.revision)
+  }
+
+  /** A message of the VN database cannot be read. */
+  distrust(kind: Kind, id: number, revision: bigint): void {
+    const write = distrusted(this.database, kind, id)
+    if (write) this.apply(write, revision)
+    else this.caughtUp(revision)
   }
 
   /** The VN database is known up to the revision. */

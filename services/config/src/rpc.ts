@@ -1,20 +1,29 @@
-import { randomBytes, randomUUID } from 'node:crypto'
 import type { Bus } from '@weft/bus'
-import { InvalidArgumentError } from '@weft/errors'
+import { HostNotFoundError, PermissionDeniedError, ZoneNotFoundError } from '@weft/errors'
+import { hashOfSecret, newSecret, tokenText } from '@weft/identity'
 import type { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
-import { Endpoint, Host, Network, Tenant, Zone } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  Endpoint,
+  Host,
+  Network,
+  Tenant,
+  Token,
+  User,
+  Zone,
+} from '@weft/proto/weftline/config/v1/records.ts'
 import type { CallContext, Handlers } from '@weft/rpc'
 import manifest from '../package.json' with { type: 'json' }
-import type { Commits } from './commits.ts'
 import type { Controller } from './controller.ts'
-import type { Database } from './domain/database.ts'
-import { limits } from './domain/limits.ts'
 import {
   endpointsAfter,
   hostsAfter,
+  isHostIn,
+  isZoneIn,
   networksAfter,
   pageOf,
   tenantsAfter,
+  tokensAfter,
+  usersAfter,
   zonesAfter,
 } from './domain/pages.ts'
 import {
@@ -24,44 +33,57 @@ import {
   endpointWithKey,
   releaseEndpoint,
 } from './domain/requests/endpoints.ts'
-import { createHost, deleteHost, hostWithKey, updateHost } from './domain/requests/hosts.ts'
+import {
+  createHost,
+  deleteHost,
+  hostWithKey,
+  revokeHost,
+  updateHost,
+} from './domain/requests/hosts.ts'
 import {
   createNetwork,
   deleteNetwork,
   networkNamed,
   requiredName,
 } from './domain/requests/networks.ts'
-import type { Caller, Plan } from './domain/requests/plan.ts'
 import { createTenant, deleteTenant, tenantNamed } from './domain/requests/tenants.ts'
+import {
+  createLoginCode,
+  createToken,
+  PRUNED_AT_ONCE,
+  pruneTokens,
+  revokeToken,
+} from './domain/requests/tokens.ts'
+import { createUser, deleteUser, updateUser } from './domain/requests/users.ts'
 import { createZone, deleteZone, updateZone, zoneNamed } from './domain/requests/zones.ts'
 import type { Replica } from './replica.ts'
+import type { Requests } from './requests.ts'
 
 export interface ConfigApi {
   readonly bus: Bus
   readonly busServers: readonly string[]
   readonly replicaId: string
   readonly replica: Replica
-  readonly commits: Commits
+  readonly requests: Requests
   readonly controller: Controller
 }
 
 export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceService> {
-  const { commits, replica } = api
+  const { replica, requests } = api
   const { database } = replica
+  const write = requests.write.bind(requests)
 
-  /** Makes the request's plan and commits it. */
-  const write = <Q extends { readonly idempotencyKey: string }, T>(
-    plan: (database: Database, request: Q, caller: Caller) => Plan<T>,
-    request: Q,
-    context: CallContext,
-  ): Promise<T> => {
-    const caller = callerOf(request.idempotencyKey, context)
-    return commits.commit({
-      what: context.method.slice(context.method.lastIndexOf('/') + 1),
-      idempotencyKey: caller.idempotencyKey,
-      signal: context.signal,
-      plan: (current) => plan(current, request, caller),
-    })
+  /** A host as the caller may see it: who sees one tenant only sees of it that it is there. */
+  const shownHost = (host: Host, { caller, scope }: CallContext): Host =>
+    scope === 'all' || caller?.identity.kind === 'host'
+      ? host
+      : Host.create({ id: host.id, name: host.name, kind: host.kind })
+
+  /** Forgets tokens that ran out long ago, for each that is made. */
+  const prune = async (context: CallContext): Promise<void> => {
+    for (let count = 0; count < PRUNED_AT_ONCE; count++) {
+      await requests.commit(pruneTokens, { idempotencyKey: '', about: EXPIRED_TOKEN }, context)
+    }
   }
 
   /** What a network's endpoint is shown with. */
@@ -78,8 +100,8 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     async getTenant({ name }) {
       return { tenant: tenantNamed(database, name) }
     },
-    async listTenants({ page }) {
-      const items = tenantsAfter(database, page?.token ?? '')
+    async listTenants({ page }, { scope }) {
+      const items = tenantsAfter(database, scope, page?.token ?? '')
       const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Tenant))
       return { tenants: records, nextToken }
     },
@@ -90,11 +112,13 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     async createZone(request, context) {
       return { zone: await write(createZone, request, context) }
     },
-    async getZone({ name }) {
-      return { zone: zoneNamed(database, name) }
+    async getZone({ name }, { scope }) {
+      const zone = zoneNamed(database, name)
+      if (!isZoneIn(database, zone.id, scope)) throw new ZoneNotFoundError({ zone: name })
+      return { zone }
     },
-    async listZones({ page }) {
-      const items = zonesAfter(database, page?.token ?? '')
+    async listZones({ page }, { scope }) {
+      const items = zonesAfter(database, scope, page?.token ?? '')
       const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Zone))
       return { zones: records, nextToken }
     },
@@ -108,31 +132,47 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     async createHost(request, context) {
       return { host: await write(createHost, request, context) }
     },
-    async getHost({ key }) {
-      return { host: hostWithKey(database, key) }
+    async getHost({ key }, context) {
+      const host = hostWithKey(database, key)
+      const isOwn = context.caller?.identity.kind === 'host'
+      if (!isOwn && !isHostIn(database, host.id, context.scope)) {
+        throw new HostNotFoundError({ host: key?.value ?? '' })
+      }
+      return { host: shownHost(host, context) }
     },
-    async listHosts({ page }) {
-      const items = hostsAfter(database, page?.token ?? '')
+    async listHosts({ page }, context) {
+      const items = hostsAfter(database, context.scope, page?.token ?? '')
       const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Host))
-      return { hosts: records, nextToken }
+      return { hosts: records.map((host) => shownHost(host, context)), nextToken }
     },
     async updateHost(request, context) {
       return { host: await write(updateHost, request, context) }
     },
     async deleteHost(request, context) {
-      return { deleted: await write(deleteHost, request, context) }
+      return { deleted: (await requests.inTurn(deleteHost(request), request, context)) === true }
+    },
+    async revokeHost(request, context) {
+      return { host: await write(revokeHost, request, context) }
     },
 
     async createNetwork(request, context) {
+      // Which VNIs are taken, and by whom, is nothing that tenants tell each other.
+      if (request.vni !== 0 && context.scope !== 'all') {
+        throw new PermissionDeniedError({
+          what: 'choosing the VNI of a network',
+          problem: 'tenants share them all',
+          remedy: 'leave it out, and one is chosen; or ask an operator of the domain',
+        })
+      }
       return { network: await write(createNetwork, request, context) }
     },
     async getNetwork({ name }) {
       const network = networkNamed(database, requiredName(name))
       return { network, endpointCount: database.endpointNames(network.id)?.size ?? 0 }
     },
-    async listNetworks({ tenant, page }) {
+    async listNetworks({ tenant, page }, { scope }) {
       const only = tenant === '' ? undefined : tenantNamed(database, tenant)
-      const items = networksAfter(database, only, page?.token ?? '')
+      const items = networksAfter(database, scope, only, page?.token ?? '')
       const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Network))
       return { networks: records, nextToken }
     },
@@ -141,16 +181,22 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     },
 
     async createEndpoint(request, context) {
+      if (request.vxlanPeer !== '' && context.scope !== 'all') {
+        throw new PermissionDeniedError({
+          what: 'creating an endpoint of a foreign host',
+          problem: 'foreign hosts belong to no tenant',
+        })
+      }
       return { endpoint: await write(createEndpoint, request, context) }
     },
     async getEndpoint({ key }) {
       const { endpoint, network } = surroundings(endpointWithKey(database, key))
       return { endpoint, network }
     },
-    async listEndpoints({ network: name, page }) {
+    async listEndpoints({ network: name, page }, { scope }) {
       const tenant = name?.tenant ? tenantNamed(database, name.tenant) : undefined
       const network = name?.network ? networkNamed(database, name) : undefined
-      const items = endpointsAfter(database, tenant, network, page?.token ?? '')
+      const items = endpointsAfter(database, scope, tenant, network, page?.token ?? '')
       const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Endpoint))
       return { endpoints: records, nextToken }
     },
@@ -162,6 +208,56 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     },
     async releaseEndpoint(request, context) {
       return { released: await write(releaseEndpoint, request, context) }
+    },
+
+    async createToken(request, context) {
+      await prune(context)
+      const secret = newSecret()
+      const hash = hashOfSecret(secret)
+      const token = await requests.commit(
+        (current, caller) => createToken(current, request, hash, caller),
+        request,
+        context,
+      )
+      return { token: shownToken(token), text: textOf('join', token, secret, hash) }
+    },
+    async listTokens({ page }) {
+      const items = tokensAfter(database, page?.token ?? '')
+      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Token))
+      return {
+        tokens: records.map(shownToken),
+        nextToken,
+        hostIds: records.map(({ id }) => database.members.hostOfToken(id) ?? 0),
+      }
+    },
+    async revokeToken(request, context) {
+      return { revoked: await write(revokeToken, request, context) }
+    },
+
+    async createUser(request, context) {
+      return { user: await write(createUser, request, context) }
+    },
+    async listUsers({ page }) {
+      const items = usersAfter(database, page?.token ?? '')
+      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(User))
+      return { users: records, nextToken }
+    },
+    async updateUser(request, context) {
+      return { user: await write(updateUser, request, context) }
+    },
+    async deleteUser(request, context) {
+      return { deleted: (await requests.inTurn(deleteUser(request), request, context)) === true }
+    },
+    async createLoginCode(request, context) {
+      await prune(context)
+      const secret = newSecret()
+      const hash = hashOfSecret(secret)
+      const token = await requests.commit(
+        (current, caller) => createLoginCode(current, request, hash, caller),
+        request,
+        context,
+      )
+      return { token: shownToken(token), text: textOf('login', token, secret, hash) }
     },
 
     async getServerInfo() {
@@ -177,20 +273,16 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
   }
 }
 
-function callerOf(idempotencyKey: string, { peer }: CallContext): Caller {
-  if (idempotencyKey.length > limits.idempotencyKeyLength || !/^[!-~]*$/.test(idempotencyKey)) {
-    throw new InvalidArgumentError({
-      field: 'idempotency_key',
-      problem: `it is not up to ${limits.idempotencyKeyLength} printable characters without spaces`,
-      remedy: 'give a UUID',
-    })
-  }
-  return {
-    idempotencyKey: idempotencyKey === '' ? randomUUID() : idempotencyKey,
-    writtenBy: peer,
-    nowUnixMs: Date.now(),
-    random: randomBytes,
-  }
+const EXPIRED_TOKEN = { kind: 'token', name: 'that has expired', reason: 'to forget it' } as const
+
+/** Nobody needs the hash of a secret. */
+function shownToken(token: Token): Token {
+  return { ...token, secretHash: Buffer.alloc(0) }
+}
+
+/** Empty where a repeated request found the token of the first one, whose secret is known to nobody here. */
+function textOf(kind: 'join' | 'login', token: Token, secret: Buffer, hash: Buffer): string {
+  return token.secretHash.equals(hash) ? tokenText(kind, token.id, secret) : ''
 }
 
 function sizeIn<T>(codec: {

@@ -19,16 +19,23 @@ export function followRecords(
       const address = parseKey(key)
       if (address && value.kind?.$case === address.kind) {
         replica.apply({ ...address, record: value.kind.value } as Write, revision)
-      } else {
-        events.recordNotUnderstood(key)
-        replica.caughtUp(revision)
+        return
       }
+      events.recordNotUnderstood(key)
+      if (address) replica.distrust(address.kind, address.id, revision)
+      else replica.caughtUp(revision)
     },
     delete(key, revision) {
       if (replica.lost) return
       keys.delete(key)
       const address = parseKey(key)
       if (address) replica.apply({ ...address, record: undefined }, revision)
+    },
+    damaged(key, revision) {
+      if (replica.lost) return
+      keys.add(key)
+      const address = parseKey(key)
+      if (address) replica.distrust(address.kind, address.id, revision)
     },
     keys: () => keys,
     reset(reason) {
@@ -45,21 +52,23 @@ export function followRecords(
 
 /** Fills the replica's locations from their bucket and keeps them in step. */
 export function followLocations(
-  bucket: Bucket<Location>,
+  bucket: Pick<Bucket<Location>, 'watch'>,
   replica: Replica,
   events: Events,
 ): Promise<AsyncDisposable> {
   const keys = new Map<string, number>()
   return follow(bucket, {
-    put({ key, value: { endpointId, hostId, epoch } }) {
+    put({ key, value: { endpointId, hostId, epoch, report } }) {
       keys.set(key, endpointId)
-      replica.locate(endpointId, { hostId, epoch })
+      replica.locate(endpointId, { hostId, epoch, report })
     },
     delete(key) {
       const endpointId = keys.get(key)
       keys.delete(key)
       if (endpointId !== undefined) replica.locate(endpointId, undefined)
     },
+    // It stays where it was last known to be.
+    damaged: () => undefined,
     keys: () => keys.keys(),
     // Hosts announce their endpoints again; until then they are where they were.
     reset: (reason) => events.locationsLost(reason),

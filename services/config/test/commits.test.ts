@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Bucket, buckets, memoryBus } from '@weft/bus'
+import { type Bucket, buckets, memoryBus, recordKey } from '@weft/bus'
 import { DeadlineExceededError, OverloadedError, UnknownOutcomeError } from '@weft/errors'
-import { Record as StoredRecord, type Tenant } from '@weft/proto/weftline/config/v1/records.ts'
+import { Record as StoredRecord, Tenant } from '@weft/proto/weftline/config/v1/records.ts'
 import { createLogger } from '@weft/telemetry'
 import { Commits, QUEUE_MAX } from '../src/commits.ts'
 import type { Database } from '../src/domain/database.ts'
@@ -35,6 +35,7 @@ async function startReplica() {
     name: bucket.name,
     get: (key) => bucket.get(key),
     lastRevision: () => bucket.lastRevision(),
+    fill: () => bucket.fill(),
     watch: (prefix, options) => bucket.watch(prefix, options),
     ...writes,
   }
@@ -111,6 +112,21 @@ test('a removal whose answer is lost is reported as made', async () => {
   assert.equal(await commit(site.commits, 'k2', remove('acme')), true)
   assert.equal(site.replica.database.counts.tenant, 0)
   assert.equal(await commit(site.commits, 'k3', remove('acme')), false)
+})
+
+test('what another replica wrote a moment ago is not answered as missing', async () => {
+  await using site = await startReplica()
+  const value = Tenant.create({ id: 1, name: 'acme', meta: { revision: 1n } })
+  const written = site.bucket.put(
+    recordKey('tenant', 1),
+    StoredRecord.create({ kind: { $case: 'tenant', value } }),
+  )
+
+  // Planned at once, before the replica can have heard of the write.
+  const removed = commit(site.commits, 'k', remove('acme'))
+
+  await written
+  assert.equal(await removed, true)
 })
 
 test('requests beyond the queue are refused at once, and those in it are answered', async () => {

@@ -3,15 +3,20 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { buckets, memoryBus, recordKey } from '@weft/bus'
 import {
+  AuditUnavailableError,
+  asWeftError,
   EndpointExistsError,
   IdempotencyMismatchError,
   InvalidArgumentError,
   MessageTooLargeError,
   NetworkNotFoundError,
+  PermissionDeniedError,
   TenantExistsError,
   UnavailableError,
+  VniTakenError,
 } from '@weft/errors'
 import {
+  CreateNetworkRequest,
   CreateTenantRequest,
   DeleteTenantRequest,
   GetEndpointRequest,
@@ -22,9 +27,21 @@ import {
   ListTenantsRequest,
   ReleaseEndpointRequest,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
-import { type Endpoint, Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  type Endpoint,
+  Role,
+  Record as StoredRecord,
+} from '@weft/proto/weftline/config/v1/records.ts'
 import { eventually } from '@weft/testing'
-import { bytesOf, furnish, Subscriber, startReplica } from './site.ts'
+import {
+  bytesOf,
+  type ConfigClient,
+  connectAs,
+  credentialsOf,
+  furnish,
+  Subscriber,
+  startReplica,
+} from './site.ts'
 
 test('what one replica wrote, it shows at once, and another one soon', async () => {
   const hub = memoryBus()
@@ -56,7 +73,7 @@ test('three replicas that write at the same time give no address, name or id twi
     Array.from({ length: 90 }, async (_, index) => {
       const replica = replicas[index % 3] ?? first
       // Every name is asked for at all three replicas: one of them wins.
-      return new Subscriber(replica.client).endpoint('blue', `e${Math.floor(index / 3)}`)
+      return new Subscriber(replica).endpoint('blue', `e${Math.floor(index / 3)}`)
     }),
   )
 
@@ -80,7 +97,7 @@ test('a repeated request answers the first result, at any replica', async () => 
   const subscriber = await furnish(one)
 
   const first = await subscriber.endpoint('blue', 'web', 'key-1')
-  const again = await new Subscriber(other.client).endpoint('blue', 'web', 'key-1')
+  const again = await new Subscriber(other).endpoint('blue', 'web', 'key-1')
 
   assert.equal(again.id, first.id)
   assert.deepEqual(again.addresses, first.addresses)
@@ -125,7 +142,9 @@ test('an assignment answers with all that a host needs, and its release is harml
   const alpha = await subscriber.host('alpha', '192.0.2.1')
   const web = await subscriber.endpoint('blue', 'web')
 
-  const assigned = await replica.client.assignEndpoint({
+  await using host = connectAs(credentialsOf(alpha), replica.address)
+
+  const assigned = await host.assignEndpoint({
     idempotencyKey: randomUUID(),
     key: { $case: 'name', value: { tenant: 'acme', network: 'blue', endpoint: 'web' } },
     hostId: alpha.id,
@@ -135,7 +154,7 @@ test('an assignment answers with all that a host needs, and its release is harml
   assert.equal(assigned.network?.name, 'blue')
   assert.equal(assigned.tenantName, 'acme')
   const release = () =>
-    replica.client.releaseEndpoint(
+    host.releaseEndpoint(
       ReleaseEndpointRequest.create({
         idempotencyKey: randomUUID(),
         endpointId: web.id,
@@ -216,10 +235,16 @@ test('while the bus is away known objects are shown, and a write says what is mi
   const request = GetTenantRequest.create({ name: 'acme' })
   assert.equal((await replica.client.getTenant(request)).tenant?.name, 'acme')
   assert.equal((await info(replica)).busConnected, false)
-  await assert.rejects(subscriber.tenant('other'), UnavailableError)
+  await assert.rejects(
+    subscriber.tenant('other'),
+    (error) => error instanceof UnavailableError || error instanceof AuditUnavailableError,
+  )
 
   hub.setReachable(true)
-  await subscriber.tenant('other')
+  await eventually(async () => {
+    await subscriber.tenant('other')
+    return true
+  })
   assert.equal((await info(replica)).busConnected, true)
 })
 
@@ -260,3 +285,32 @@ test('a page of endpoints of an unknown network is an error, not an empty list',
 function info({ client }: { readonly client: Subscriber['client'] }) {
   return client.getServerInfo(GetServerInfoRequest.create({}))
 }
+
+test('a tenant chooses no VNI, and so learns of none that another has', async () => {
+  await using bus = memoryBus().connect()
+  await using replica = await startReplica(bus)
+  const subscriber = await furnish(replica)
+  const { vni } = await subscriber.network('red', '10.30.0.0/16')
+  await subscriber.tenant('other')
+  const eve = await subscriber.user('eve', { tenant: 'other', role: Role.ROLE_SUBSCRIBER })
+  await using client = connectAs(eve, replica.address)
+  const prefixes = [{ address: Buffer.from([10, 40, 0, 0]), lengthBits: 16 }]
+  const wanting = (of: ConfigClient, wanted: number) =>
+    of.createNetwork(
+      CreateNetworkRequest.create({
+        idempotencyKey: randomUUID(),
+        name: { tenant: 'other', network: 'blue' },
+        prefixes,
+        vni: wanted,
+      }),
+    )
+
+  for (const wanted of [vni, vni + 1]) {
+    const error = await wanting(client, wanted).then(() => undefined, asWeftError)
+    assert(error instanceof PermissionDeniedError)
+    assert(!/acme|red/.test(error.message))
+  }
+
+  await assert.rejects(wanting(replica.client, vni), VniTakenError)
+  assert.notEqual((await wanting(client, 0)).network?.vni, vni)
+})

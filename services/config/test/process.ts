@@ -1,16 +1,14 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
-import { connect } from '@weft/rpc'
-import { eventually, freePort } from '@weft/testing'
-import type { ConfigClient } from './site.ts'
+import { eventually, freePort, temporaryFolder } from '@weft/testing'
+import { writeFolders } from './domain.ts'
+import { connectAs, type Reachable, site } from './site.ts'
 
 /** A replica in a process of its own, as it is deployed. */
-export interface ReplicaProcess extends AsyncDisposable {
-  readonly address: string
-  readonly client: ConfigClient
+export interface ReplicaProcess extends Reachable, AsyncDisposable {
   /** SIGKILL: no word to anyone. */
   kill(): Promise<void>
 }
@@ -18,11 +16,17 @@ export interface ReplicaProcess extends AsyncDisposable {
 export async function startProcess(natsUrl: string, replicaId: string): Promise<ReplicaProcess> {
   await using opened = new AsyncDisposableStack()
   const address = `127.0.0.1:${await freePort()}`
+  const enrolmentAddress = `127.0.0.1:${await freePort()}`
+  const folder = opened.use(await temporaryFolder())
+  await writeFolders(site, folder.path, [natsUrl])
   const main = fileURLToPath(new URL('../src/main.ts', import.meta.url))
   const child: ChildProcess = spawn(process.execPath, [main], {
     env: {
       WEFT_CONFIG_LISTEN: address,
-      NATS_URL: natsUrl,
+      WEFT_CONFIG_ENROLMENT_LISTEN: enrolmentAddress,
+      WEFT_CONFIG_AUTHORITY: join(folder.path, 'authority'),
+      WEFT_IDENTITY_DIR: join(folder.path, 'config'),
+      WEFT_CONFIG_AUDIT_FOLDER: join(folder.path, 'audit'),
       WEFT_REPLICA_ID: replicaId,
       WEFT_LOG_LEVEL: 'silent',
     },
@@ -34,12 +38,13 @@ export async function startProcess(natsUrl: string, replicaId: string): Promise<
     await once(child, 'exit')
   }
   opened.defer(() => end('SIGKILL'))
-  const client = opened.use(connect(address, ConfigServiceService))
+  const client = opened.use(connectAs(site.owner, address))
   await eventually(async () => (await client.getServerInfo({})).replicaId === replicaId)
   assert(child.pid !== undefined)
   const running = opened.move()
   return {
     address,
+    enrolmentAddress,
     client,
     kill: () => end('SIGKILL'),
     [Symbol.asyncDispose]: () => running.disposeAsync(),

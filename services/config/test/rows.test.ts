@@ -11,6 +11,7 @@ import {
   openRows,
   rowsOf,
   Subscriber,
+  signRow,
   startReplica,
   type TestReplica,
 } from './site.ts'
@@ -118,7 +119,7 @@ test('a replica that stops gives the rows to another at once, which writes only 
 
   await eventually(() => isController(other))
   await eventually(async () => (await (await openRows(bus)).get(key))?.revision === revision)
-  const beta = await new Subscriber(other.client).host('beta', '192.0.2.2')
+  const beta = await new Subscriber(other).host('beta', '192.0.2.2')
   await eventually(async () => (await rowsOf(rows, beta.id)).has(`self.${beta.id}`))
   assert.equal((await rows.get(key))?.revision, revision)
 })
@@ -127,7 +128,7 @@ test('rows that are there and should not be are removed by a replica that takes 
   await using bus = memoryBus().connect()
   const rows = await openRows(bus)
   const stale = hostRowKey(999, 'network', 7)
-  await rows.put(stale, HostRow.create({ hostId: 999 }))
+  await rows.put(stale, signRow(HostRow.create({ hostId: 999 })))
   await using replica = await startReplica(bus)
   await furnish(replica)
 
@@ -138,7 +139,7 @@ test('rows that come from a newer VN database than the store holds are left alon
   await using bus = memoryBus().connect()
   const rows = await openRows(bus)
   const key = hostRowKey(3, 'network', 7)
-  await rows.put(key, HostRow.create({ hostId: 3, configRevision: 1_000n }))
+  await rows.put(key, signRow(HostRow.create({ hostId: 3, configRevision: 1_000n })))
   await using replica = await startReplica(bus)
   const subscriber = await furnish(replica)
   const alpha: Host = await subscriber.host('alpha', '192.0.2.1')

@@ -12,12 +12,18 @@ import type {
   Host,
   Network,
   RecordMeta,
+  RevokedKey,
+  StoredStatement,
   Tenant,
+  Token,
+  User,
   Zone,
 } from '@weft/proto/weftline/config/v1/records.ts'
 import { AddressSlots } from './address-slots.ts'
 import { limits } from './limits.ts'
+import { Members } from './members.ts'
 import { NameIndex } from './name-index.ts'
+import { TenantLocks } from './tenant-locks.ts'
 
 export interface RecordsByKind {
   readonly tenant: Tenant
@@ -25,10 +31,24 @@ export interface RecordsByKind {
   readonly host: Host
   readonly network: Network
   readonly endpoint: Endpoint
+  readonly token: Token
+  readonly user: User
+  readonly revokedKey: RevokedKey
+  readonly statement: StoredStatement
 }
 export type Kind = keyof RecordsByKind
 
-export const kinds: readonly Kind[] = ['tenant', 'zone', 'host', 'network', 'endpoint']
+export const kinds: readonly Kind[] = [
+  'tenant',
+  'zone',
+  'host',
+  'network',
+  'endpoint',
+  'token',
+  'user',
+  'revokedKey',
+  'statement',
+]
 
 /** One record before and after a message of the VN database; `after` is undefined for a removal. */
 export type Change = {
@@ -57,6 +77,8 @@ export type Remembered = {
 interface TenantIndex {
   record: Tenant | undefined
   readonly networks: NameIndex
+  /** In all of its networks. */
+  endpointCount: number
 }
 
 interface HostIndex {
@@ -103,6 +125,10 @@ export class Database {
   readonly tenantNames: NameIndex = new NameIndex()
   readonly zoneNames: NameIndex = new NameIndex()
   readonly hostNames: NameIndex = new NameIndex()
+  /** Tokens, users and keys. */
+  readonly members: Members = new Members()
+  /** What the keys of tenants have signed. */
+  readonly locks: TenantLocks = new TenantLocks()
   readonly #networksByVni = new Map<number, number>()
   readonly #hostsByZone = new Map<number, Set<number>>()
   /** Host by zone and underlay address. */
@@ -117,6 +143,10 @@ export class Database {
       host: this.hostNames.size,
       network: this.#networkCount,
       endpoint: this.#endpoints.size,
+      token: this.members.tokenCount,
+      user: this.members.userCount,
+      revokedKey: this.members.revokedKeyCount,
+      statement: this.locks.count,
     }
   }
 
@@ -140,6 +170,22 @@ export class Database {
     return this.#endpoints.get(id)
   }
 
+  token(id: number): Token | undefined {
+    return this.members.token(id)
+  }
+
+  user(id: number): User | undefined {
+    return this.members.user(id)
+  }
+
+  revokedKey(id: number): RevokedKey | undefined {
+    return this.members.revokedKey(id)
+  }
+
+  statement(id: number): StoredStatement | undefined {
+    return this.locks.statement(id)
+  }
+
   has(kind: Kind, id: number): boolean {
     return this[kind](id) !== undefined
   }
@@ -147,6 +193,11 @@ export class Database {
   /** Networks of a tenant by name. */
   networkNames(tenantId: number): NameIndex | undefined {
     return this.#tenants.get(tenantId)?.networks
+  }
+
+  /** How many endpoints a tenant has in all of its networks. */
+  endpointCountOf(tenantId: number): number {
+    return this.#tenants.get(tenantId)?.endpointCount ?? 0
   }
 
   /** Endpoints of a network by name. */
@@ -242,6 +293,14 @@ export class Database {
         return { kind, id, before: this.#applyNetwork(id, record), after: record }
       case 'endpoint':
         return { kind, id, before: this.#applyEndpoint(id, record), after: record }
+      case 'token':
+        return { kind, id, before: this.members.applyToken(id, record), after: record }
+      case 'user':
+        return { kind, id, before: this.members.applyUser(id, record), after: record }
+      case 'revokedKey':
+        return { kind, id, before: this.members.applyRevokedKey(id, record), after: record }
+      case 'statement':
+        return { kind, id, before: this.locks.apply(id, record), after: record }
     }
   }
 
@@ -291,6 +350,7 @@ export class Database {
         this.#underlayAddresses.set(underlayKey(zoneId, address), id)
       }
     }
+    this.members.applyHost(id, before, record)
     index.record = record
     if (!record && index.networks.size === 0) this.#hosts.delete(id)
     return before
@@ -302,11 +362,14 @@ export class Database {
     if (before) {
       this.#networkCount--
       this.networkNames(before.tenantId)?.delete(before.name, id)
+      this.#tenantIndex(before.tenantId).endpointCount -= index.endpoints.size
       this.#networksByVni.delete(before.vni)
     }
     if (record) {
       this.#networkCount++
-      this.#tenantIndex(record.tenantId).networks.set(record.name, id)
+      const tenant = this.#tenantIndex(record.tenantId)
+      tenant.networks.set(record.name, id)
+      tenant.endpointCount += index.endpoints.size
       this.#networksByVni.set(record.vni, id)
     }
     index.record = record
@@ -319,7 +382,9 @@ export class Database {
     const before = this.#endpoints.get(id)
     if (before) {
       const index = this.#networkIndex(before.networkId)
+      const sizeBefore = index.endpoints.size
       index.endpoints.delete(before.name, id)
+      this.#countInTenant(index, index.endpoints.size - sizeBefore)
       index.macs.delete(macFromBytes(before.mac) ?? 0)
       for (const address of addressesOf(before)) {
         index.addresses.delete(addressKey(address))
@@ -331,7 +396,9 @@ export class Database {
     }
     if (record) {
       const index = this.#networkIndex(record.networkId)
+      const sizeBefore = index.endpoints.size
       index.endpoints.set(record.name, id)
+      this.#countInTenant(index, index.endpoints.size - sizeBefore)
       index.macs.set(macFromBytes(record.mac) ?? 0, id)
       for (const address of addressesOf(record)) {
         index.addresses.set(addressKey(address), id)
@@ -344,6 +411,11 @@ export class Database {
       this.#endpoints.delete(id)
     }
     return before
+  }
+
+  /** Those of a network that is not known yet are counted with it. */
+  #countInTenant({ record }: NetworkIndex, by: number): void {
+    if (record) this.#tenantIndex(record.tenantId).endpointCount += by
   }
 
   #count(network: NetworkIndex, endpoint: Endpoint, by: 1 | -1): void {
@@ -382,7 +454,7 @@ export class Database {
   #tenantIndex(id: number): TenantIndex {
     let index = this.#tenants.get(id)
     if (!index) {
-      index = { record: undefined, networks: new NameIndex() }
+      index = { record: undefined, networks: new NameIndex(), endpointCount: 0 }
       this.#tenants.set(id, index)
     }
     return index

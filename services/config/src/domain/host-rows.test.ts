@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Endpoint, type Host, HostKind } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  type Endpoint,
+  type Host,
+  HostKind,
+  type StoredStatement,
+} from '@weft/proto/weftline/config/v1/records.ts'
 import type { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
+import { Membership, TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 import fc from 'fast-check'
 import type { Write } from './database.ts'
 import { HostRows, type RowKey } from './host-rows.ts'
@@ -36,7 +43,8 @@ class KeptRows {
   }
 
   locate(endpoint: Endpoint, host: Host | undefined): void {
-    if (host) this.locations.put(endpoint.id, { hostId: host.id, epoch: 1n })
+    const report = Buffer.from('as it was signed')
+    if (host) this.locations.put(endpoint.id, { hostId: host.id, epoch: 1n, report })
     else this.locations.delete(endpoint.id)
     this.rows.affectedByLocation(endpoint.id, this.#derive)
   }
@@ -72,6 +80,13 @@ const release = (kept: KeptRows, endpoint: Endpoint) => {
   kept.world.run(releaseEndpoint(database, request, kept.world.caller()))
 }
 
+const revoke = (kept: KeptRows, { id }: Host) => {
+  const host = kept.world.database.host(id)
+  assert(host)
+  const record = { ...host, revokedAtUnixMs: 1_000n }
+  kept.step(() => kept.world.run({ write: { kind: 'host', id, record }, result: () => undefined }))
+}
+
 test('rows that are kept by changes equal rows that are derived from scratch, for any history', () => {
   const step = fc.record({
     kind: fc.constantFrom(
@@ -86,6 +101,11 @@ test('rows that are kept by changes equal rows that are derived from scratch, fo
       'address',
       'trust',
       'drop-host',
+      'revoke',
+      'say',
+      'say',
+      'unsay',
+      'rotate',
     ),
     host: fc.integer({ min: 0, max: 3 }),
     endpoint: fc.integer({ min: 0, max: 7 }),
@@ -121,7 +141,8 @@ test('rows that are kept by changes equal rows that are derived from scratch, fo
         const isForeign = host.kind === HostKind.HOST_KIND_VXLAN_PEER
         const endpoint = endpointAt(endpointIndex, isForeign && flag ? host.name : '')
         const assigned = database.endpoint(endpoint.id)?.hostId ?? 0
-        if (kind === 'assign' && assigned === 0 && !isForeign) {
+        const isRevoked = host.revokedAtUnixMs > 0n
+        if (kind === 'assign' && assigned === 0 && !isForeign && !isRevoked) {
           kept.step(() => world.assign(endpoint, host))
         } else if (kind === 'release') {
           kept.step(() => release(kept, endpoint))
@@ -151,7 +172,20 @@ test('rows that are kept by changes equal rows that are derived from scratch, fo
             world.run(updateZone(database, request, world.caller()))
           })
         } else if (kind === 'drop-host' && database.networksOfHost(host.id).size === 0) {
-          kept.step(() => world.run(deleteHost(database, { idempotencyKey: '', name: host.name })))
+          kept.step(() => world.runAll(deleteHost({ name: host.name })))
+        } else if (kind === 'revoke' && !isForeign) {
+          revoke(kept, host)
+        } else if (kind === 'rotate') {
+          const identityKey = Buffer.alloc(flag ? 32 : 0, endpointIndex)
+          const record = { ...host, identityKey }
+          kept.step(() => world.run({ write: { kind: 'host', id: host.id, record }, result }))
+        } else if (kind === 'say' || kind === 'unsay') {
+          const id = 1_000_000 + endpointIndex
+          const record = statement(id, aboutOf(endpointIndex, endpoint, host, flag))
+          const write: Write = { kind: 'statement', id, record }
+          kept.step(() =>
+            world.run({ write: kind === 'say' ? write : { ...write, record: undefined }, result }),
+          )
         }
         assert.deepEqual(kept.kept, kept.fromScratch())
       }
@@ -159,6 +193,34 @@ test('rows that are kept by changes equal rows that are derived from scratch, fo
     { numRuns: 150 },
   )
 })
+
+const result = (): undefined => undefined
+
+/** The first and second key, the second of which may end the lock, or something about the endpoint's network. */
+function aboutOf(
+  index: number,
+  { networkId }: Endpoint,
+  { id: hostId }: Host,
+  flag: boolean,
+): Partial<TenantStatement> {
+  if (index < 3) {
+    const publicKey = Buffer.alloc(index === 2 && flag ? 0 : 32, 1)
+    return { number: BigInt(index), about: { $case: 'key', value: { publicKey } } }
+  }
+  const about: TenantStatement['about'] =
+    index % 2 === 0
+      ? { $case: 'network', value: { networkId, network: 'blue', vni: 1 } }
+      : { $case: 'membership', value: { ...Membership.create(), networkId, hostId } }
+  return { number: 1n, about }
+}
+
+/** As it is stored; nobody verifies it here. */
+function statement(id: number, content: Partial<TenantStatement>): StoredStatement {
+  const tenantId = 1
+  const payload = TenantStatement.encode(TenantStatement.create({ ...content, tenantId })).finish()
+  const signed = Signed.create({ payload: Buffer.from(payload) })
+  return { id, tenantId, statement: signed, meta: undefined }
+}
 
 /** Two hosts in blue and one in red only. */
 function threeHosts() {
@@ -235,6 +297,25 @@ test('an endpoint of a foreign VXLAN peer is located where it is assigned, and t
   assert.deepEqual(keysOf(kept, peer), [])
 })
 
+test("a revoked host has no rows, is nobody's peer, and nothing is located at it", () => {
+  const { kept, alpha, beta, api, web } = threeHosts()
+  kept.locate(web, alpha)
+  kept.locate(api, beta)
+  assert.equal(kept.kept.has(`${alpha.id}.endpoint.${api.id}`), true)
+
+  revoke(kept, beta)
+
+  assert.deepEqual(keysOf(kept, beta), [])
+  assert.deepEqual(
+    keysOf(kept, alpha),
+    [
+      `${alpha.id}.endpoint.${web.id}`,
+      `${alpha.id}.network.${web.networkId}`,
+      `${alpha.id}.self.${alpha.id}`,
+    ].sort(),
+  )
+})
+
 test('a network or tenant that is written again reaches the hosts that have it', () => {
   const { kept, alpha, web } = threeHosts()
   const { database } = kept.world
@@ -264,4 +345,40 @@ test('a change touches only the rows that it concerns', () => {
   kept.locate(one, alpha)
   // Two hosts have blue: each is told of the endpoint at its making, its assignment and its location.
   assert.equal(kept.touched, 6)
+})
+
+test('of a locked tenant a host has what is said of its networks, and what hosts there reported', () => {
+  const { kept, alpha, beta, gamma, api } = threeHosts()
+  const { database } = kept.world
+  const { networkId } = api
+  const identityKey = Buffer.alloc(32, 7)
+  const put = (write: Write) => kept.step(() => kept.world.run({ write, result }))
+  put({ kind: 'host', id: beta.id, record: { ...beta, identityKey } })
+  kept.locate(api, beta)
+  const placement = (): object | undefined => {
+    const row = kept.kept.get(`${alpha.id}.endpoint.${api.id}`)
+    return row?.$case === 'endpoint' ? row.value.placement : undefined
+  }
+  const say = (id: number, content: Partial<TenantStatement>) =>
+    put({ kind: 'statement', id, record: statement(id, content) })
+  const statementsAt = (host: Host) =>
+    keysOf(kept, host).filter((key) => key.includes('.statement.'))
+  const publicKey = Buffer.alloc(32, 1)
+
+  say(101, { number: 1n, about: { $case: 'key', value: { publicKey } } })
+  assert.equal(placement(), undefined)
+  say(102, {
+    number: 1n,
+    about: { $case: 'network', value: { networkId, network: 'blue', vni: 1 } },
+  })
+
+  assert.deepEqual(placement(), { report: Buffer.from('as it was signed'), signerKey: identityKey })
+  assert.deepEqual(statementsAt(alpha), [`${alpha.id}.statement.101`, `${alpha.id}.statement.102`])
+  // It has another network of the tenant.
+  assert.deepEqual(statementsAt(gamma), [`${gamma.id}.statement.101`])
+
+  const unlocked = { $case: 'key', value: { publicKey: Buffer.alloc(0) } } as const
+  say(103, { number: 2n, about: unlocked })
+  assert.equal(placement(), undefined)
+  assert.equal(database.locks.chain(1)?.isLocked, false)
 })

@@ -1,14 +1,15 @@
 import type { Host } from '@weft/proto/weftline/config/v1/records.ts'
 import { HostKind } from '@weft/proto/weftline/config/v1/records.ts'
-import type { HostRow, PeerAddress } from '@weft/proto/weftline/config/v1/rows.ts'
+import type { EndpointRow, HostRow, PeerAddress } from '@weft/proto/weftline/config/v1/rows.ts'
 import type { Change, Database } from './database.ts'
-import type { Locations } from './locations.ts'
+import type { Locations, Observation } from './locations.ts'
+import { contentOf, networkOf } from './tenant-locks.ts'
 
 /** In the order in which they are written: what a row refers to is there before it, and `self` says that a host's rows are complete. */
-export const rowKinds = ['network', 'peer', 'endpoint', 'self'] as const
+export const rowKinds = ['statement', 'network', 'peer', 'endpoint', 'self'] as const
 export type RowKind = (typeof rowKinds)[number]
 
-/** Names one row of one host; `id` is that of the network, peer host, endpoint or the host itself. */
+/** Names one row of one host; `id` is that of the statement, network, peer host, endpoint or the host itself. */
 export interface RowKey {
   readonly hostId: number
   readonly kind: RowKind
@@ -21,7 +22,9 @@ type Visit = (key: RowKey) => void
  * What every host has to know, derived from the VN database and the observed locations. A host has a network while an
  * endpoint of it is assigned to the host, and gets nothing of any other. Two hosts are peers while they have a network in
  * common. Another host's endpoint has a row once its location is known and agrees with its assignment; an own one has a
- * row from its assignment on. Hosts that others manage get no rows: nobody there would read them.
+ * row from its assignment on. Hosts that others manage get no rows: nobody there would read them. A revoked host gets none
+ * either, is nobody's peer, and nothing is located at it. Of a locked tenant a host has the keys, what they say of the
+ * networks that it has, and with endpoints there what the hosts themselves have reported.
  */
 export class HostRows {
   readonly #database: Database
@@ -32,16 +35,17 @@ export class HostRows {
     this.#locations = locations
   }
 
-  /** The row as it has to be now, or undefined if there has to be none. */
+  /** The row as it has to be now, or undefined if there has to be none. Whoever hands it out says until when it holds. */
   row(key: RowKey): HostRow | undefined {
     const host = this.#database.host(key.hostId)
-    const row = host?.kind === HostKind.HOST_KIND_WEFT ? this.#content(host, key) : undefined
+    const row = host && getsRows(host) ? this.#content(host, key) : undefined
     return (
       row && {
         hostId: key.hostId,
         configRevision: this.#database.revision,
         locationRevision: this.#locations.revision,
         row,
+        notAfterUnixMs: 0n,
       }
     )
   }
@@ -49,8 +53,12 @@ export class HostRows {
   /** Every key that may have a row now, host by host, each in the order of `rowKinds`. */
   *allKeys(): Generator<RowKey, void, undefined> {
     for (const hostId of this.#database.hostIds()) {
-      if (this.#database.host(hostId)?.kind !== HostKind.HOST_KIND_WEFT) continue
+      const host = this.#database.host(hostId)
+      if (!host || !getsRows(host)) continue
       const networks = [...this.#database.networksOfHost(hostId).keys()]
+      for (const id of new Set(networks.flatMap((network) => this.#statementIds(network)))) {
+        yield { hostId, kind: 'statement', id }
+      }
       for (const id of networks) yield { hostId, kind: 'network', id }
       const peers = new Set(
         networks.flatMap((network) => [...this.#database.hostsOfNetwork(network).keys()]),
@@ -78,6 +86,10 @@ export class HostRows {
         return
       case 'host':
         this.#hostRows(change.id, visit)
+        // It never comes back under the same id, so this is done once, and once more when the record is removed.
+        if (change.after && isRevoked(change.after)) this.#allRowsOf(change.id, visit)
+        // What it reported is handed on with its key.
+        else if (!isSameKey(change.before, change.after)) this.#endpointsAt(change.id, visit)
         return
       case 'network':
         this.#networkRows(change.id, visit)
@@ -93,7 +105,16 @@ export class HostRows {
         if (from !== 0 && !hosts.has(from)) this.#membershipRows(from, networkId, visit)
         if (to !== 0 && hosts.get(to) === 1) this.#membershipRows(to, networkId, visit)
         if (from !== 0) visit({ hostId: from, kind: 'endpoint', id })
+        return
       }
+      case 'statement':
+        this.#statementRows(change, visit)
+        return
+      // Who belongs to the domain is told by certificates and revocations, and by no row.
+      case 'token':
+      case 'user':
+      case 'revokedKey':
+        return
     }
   }
 
@@ -111,6 +132,10 @@ export class HostRows {
           $case: 'self',
           value: { name: host.name, addresses: this.#peerAddresses(host) },
         }
+      case 'statement': {
+        const statement = this.#hasStatement(host.id, id) && database.statement(id)?.statement
+        return statement ? { $case: 'statement', value: { id, statement } } : undefined
+      }
       case 'network': {
         const network = database.network(id)
         if (!network || !database.networksOfHost(host.id).has(id)) return undefined
@@ -135,12 +160,14 @@ export class HostRows {
             allowedPrefixes: endpoint.allowedPrefixes,
             locationHostId: location?.hostId ?? 0,
             epoch: location?.epoch ?? 0n,
+            placement: this.#placement(endpoint.networkId, location),
           },
         }
       }
       case 'peer': {
         const peer = database.host(id)
-        if (!peer || id === host.id || !this.#shareNetwork(host.id, id)) return undefined
+        if (!peer || isRevoked(peer)) return undefined
+        if (id === host.id || !this.#shareNetwork(host.id, id)) return undefined
         return {
           $case: 'peer',
           value: {
@@ -159,17 +186,43 @@ export class HostRows {
   }
 
   /** Where the endpoint counts as being: where it was observed, if that is where it is assigned. */
-  #location(
-    endpointId: number,
-    assignedHostId: number,
-  ): { readonly hostId: number; readonly epoch: bigint } | undefined {
+  #location(endpointId: number, assignedHostId: number): Observation | undefined {
     if (assignedHostId === 0) return undefined
+    const host = this.#database.host(assignedHostId)
+    if (host && isRevoked(host)) return undefined
     // Nobody reports for a foreign host: what is assigned to it is there.
-    if (this.#database.host(assignedHostId)?.kind === HostKind.HOST_KIND_VXLAN_PEER) {
-      return { hostId: assignedHostId, epoch: 0n }
-    }
+    if (host?.kind === HostKind.HOST_KIND_VXLAN_PEER) return { hostId: assignedHostId, epoch: 0n }
     const observed = this.#locations.get(endpointId)
     return observed?.hostId === assignedHostId ? observed : undefined
+  }
+
+  /** What the host of an endpoint says of it, where hosts trust nobody else. */
+  #placement(networkId: number, location: Observation | undefined): EndpointRow['placement'] {
+    const tenantId = this.#database.network(networkId)?.tenantId ?? 0
+    const { hostId = 0, report } = location ?? {}
+    const signerKey = this.#database.host(hostId)?.identityKey
+    if (!report?.length || !signerKey?.length) return undefined
+    return this.#database.locks.isChartered(tenantId, networkId) ? { report, signerKey } : undefined
+  }
+
+  /** Whether the host has a network that the statement is about; for a key any network of its tenant. */
+  #hasStatement(hostId: number, id: number): boolean {
+    const { locks } = this.#database
+    const record = locks.statement(id)
+    const content = locks.content(id)
+    if (!record || !content) return false
+    const networks = this.#database.networksOfHost(hostId)
+    const isOwn = (networkId: number): boolean =>
+      this.#database.network(networkId)?.tenantId === record.tenantId
+    if (content.about?.$case === 'key') return [...networks.keys()].some(isOwn)
+    return networks.has(networkOf(content)) && isOwn(networkOf(content))
+  }
+
+  /** Statements that a host has to know because it has the network. */
+  #statementIds(networkId: number): number[] {
+    const { locks } = this.#database
+    const tenantId = this.#database.network(networkId)?.tenantId ?? 0
+    return [...locks.keyIds(tenantId), ...locks.ofNetwork(networkId)]
   }
 
   #shareNetwork(one: number, other: number): boolean {
@@ -199,6 +252,27 @@ export class HostRows {
     }
   }
 
+  /** A statement at every host that has to know it; a key or charter also decides what endpoints are handed on with. */
+  #statementRows(change: Extract<Change, { kind: 'statement' }>, visit: Visit): void {
+    const { id, before, after } = change
+    const record = after ?? before
+    const content = record && contentOf(record)
+    const about = content?.about?.$case
+    const networkIds =
+      content && about !== 'key'
+        ? [networkOf(content)]
+        : (this.#database.networkNames(record?.tenantId ?? 0)?.ids() ?? [])
+    for (const networkId of networkIds) {
+      for (const hostId of this.#database.hostsOfNetwork(networkId).keys()) {
+        visit({ hostId, kind: 'statement', id })
+      }
+      if (about === 'membership' || about === 'delegation') continue
+      for (const endpointId of this.#database.endpointNames(networkId)?.ids() ?? []) {
+        this.#endpointRows(networkId, endpointId, visit)
+      }
+    }
+  }
+
   /** The host's own row, and its row at every peer. */
   #hostRows(id: number, visit: Visit): void {
     visit({ hostId: id, kind: 'self', id })
@@ -209,8 +283,26 @@ export class HostRows {
     }
   }
 
+  /** Everything that the host has, and what its peers have of the endpoints that are assigned to it. */
+  #allRowsOf(hostId: number, visit: Visit): void {
+    for (const networkId of this.#database.networksOfHost(hostId).keys()) {
+      this.#membershipRows(hostId, networkId, visit)
+    }
+    this.#endpointsAt(hostId, visit)
+  }
+
+  /** Endpoints that are assigned to the host, at every host that knows them. */
+  #endpointsAt(hostId: number, visit: Visit): void {
+    for (const networkId of this.#database.networksOfHost(hostId).keys()) {
+      for (const id of this.#database.endpointNames(networkId)?.ids() ?? []) {
+        if (this.#database.endpoint(id)?.hostId === hostId) this.#endpointRows(networkId, id, visit)
+      }
+    }
+  }
+
   /** All that a host has of a network because it has that network. */
   #membershipRows(hostId: number, networkId: number, visit: Visit): void {
+    for (const id of this.#statementIds(networkId)) visit({ hostId, kind: 'statement', id })
     visit({ hostId, kind: 'network', id: networkId })
     for (const other of this.#database.hostsOfNetwork(networkId).keys()) {
       visit({ hostId, kind: 'peer', id: other })
@@ -220,4 +312,16 @@ export class HostRows {
       visit({ hostId, kind: 'endpoint', id })
     }
   }
+}
+
+function getsRows(host: Host): boolean {
+  return host.kind === HostKind.HOST_KIND_WEFT && !isRevoked(host)
+}
+
+function isSameKey(before: Host | undefined, after: Host | undefined): boolean {
+  return !before || !after || before.identityKey.equals(after.identityKey)
+}
+
+function isRevoked({ revokedAtUnixMs }: Host): boolean {
+  return revokedAtUnixMs > 0n
 }

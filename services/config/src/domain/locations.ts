@@ -2,6 +2,8 @@
 export interface Observation {
   readonly hostId: number
   readonly epoch: bigint
+  /** What its host reported, with the signature; empty if that is not known. */
+  readonly report?: Buffer
 }
 
 /** The observed locations in memory, built from the messages of their bucket. */

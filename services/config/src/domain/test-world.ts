@@ -16,7 +16,7 @@ import { type Change, Database } from './database.ts'
 import { assignEndpoint, createEndpoint } from './requests/endpoints.ts'
 import { createHost } from './requests/hosts.ts'
 import { createNetwork } from './requests/networks.ts'
-import type { Caller, Plan } from './requests/plan.ts'
+import type { Caller, Plan, Step } from './requests/plan.ts'
 import { createTenant } from './requests/tenants.ts'
 import { createZone } from './requests/zones.ts'
 
@@ -24,6 +24,7 @@ import { createZone } from './requests/zones.ts'
 export class TestWorld {
   readonly database: Database = new Database()
   readonly changes: Change[] = []
+  nowUnixMs = 1_000
   #keys = 0
   #random = 0
 
@@ -31,7 +32,7 @@ export class TestWorld {
     return {
       idempotencyKey,
       writtenBy: 'test',
-      nowUnixMs: 1_000,
+      nowUnixMs: this.nowUnixMs,
       random: (sizeBytes) => Buffer.alloc(sizeBytes).fill(++this.#random),
     }
   }
@@ -43,6 +44,13 @@ export class TestWorld {
       if (change) this.changes.push(change)
     }
     return result()
+  }
+
+  /** Applies all steps and answers the result of the last one. */
+  runAll(steps: readonly Step[]): unknown {
+    let result: unknown
+    for (const step of steps) result = this.run(step(this.database, this.caller()))
+    return result
   }
 
   tenant(name: string): void {

@@ -14,14 +14,16 @@ import {
   InvalidMacError,
   InvalidNameError,
   InvalidPrefixError,
+  LimitReachedError,
   MacTakenError,
   NetworkFullError,
   NetworkNotFoundError,
 } from '@weft/errors'
 import { formatIpAddress, ipFromBytes } from '@weft/net'
 import { CreateEndpointRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
-import { type Endpoint, HostKind } from '@weft/proto/weftline/config/v1/records.ts'
+import { Endpoint, HostKind, Network } from '@weft/proto/weftline/config/v1/records.ts'
 import fc from 'fast-check'
+import { limits } from '../limits.ts'
 import { endpointName, ip, TestWorld } from '../test-world.ts'
 import { assignEndpoint, createEndpoint, deleteEndpoint, releaseEndpoint } from './endpoints.ts'
 
@@ -40,6 +42,18 @@ function addressesOf(endpoint: Endpoint): string[] {
   })
 }
 
+function tenantId(name: string): number {
+  return world.database.tenantNames.get(name) ?? 0
+}
+
+/** An endpoint without addresses, as only a replica hears of it. */
+function put(fields: Pick<Endpoint, 'id' | 'networkId' | 'name'>): void {
+  const mac = Buffer.alloc(6)
+  mac.writeUInt32BE(fields.id, 2)
+  const record = Endpoint.create({ ...fields, mac })
+  world.run({ write: { kind: 'endpoint', id: fields.id, record }, result: () => 0 })
+}
+
 function remove(path: string) {
   return deleteEndpoint(world.database, { idempotencyKey: '', name: endpointName(path) })
 }
@@ -56,6 +70,36 @@ function assign(endpointId: number, hostId: number, key?: string) {
 function release(endpointId: number, hostId: number) {
   return releaseEndpoint(world.database, { idempotencyKey: '', endpointId, hostId }, world.caller())
 }
+
+test('a tenant that has its endpoints, in whichever networks, keeps no other tenant from any', () => {
+  const { id: blue } = world.endpoint('acme/blue/web')
+  const networks = ['acme/blue', 'acme/red'].map((path, index) =>
+    index === 0 ? world.database.endpoint(blue)?.networkId : world.network(path, '10.30.0.0/16').id,
+  )
+  // The last one is told before its network is.
+  const late = Number(world.database.revision) + 1_000_000
+  const count = limits.endpointsPerTenant - 1
+  for (let number = 0; number < count; number++) {
+    const networkId = number === count - 1 ? late : (networks[number % 2] ?? 0)
+    put({ id: 1_000_000 + number, networkId, name: `e-${number}` })
+  }
+  assert.equal(world.database.endpointCountOf(tenantId('acme')), count)
+  const record = Network.create({ id: late, tenantId: tenantId('acme'), name: 'late', vni: 77 })
+  world.run({ write: { kind: 'network', id: late, record }, result: () => 0 })
+  assert.equal(world.database.endpointCountOf(tenantId('acme')), limits.endpointsPerTenant)
+
+  assert.throws(
+    () => world.endpoint('acme/red/more'),
+    (error) => error instanceof LimitReachedError && /endpoints of tenant acme/.test(error.message),
+  )
+
+  world.tenant('other')
+  world.network('other/blue', '10.20.0.0/16')
+  world.endpoint('other/blue/web')
+  world.run(remove('acme/blue/web'))
+  world.endpoint('acme/red/more')
+  assert.equal(world.database.endpointCountOf(tenantId('other')), 1)
+})
 
 test('an endpoint gets the lowest free address of each family after the reserved one', () => {
   assert.deepEqual(addressesOf(world.endpoint('acme/blue/web')), ['10.20.0.2', 'fd20::2'])

@@ -6,6 +6,7 @@ import {
   EndpointExistsError,
   EndpointInUseError,
   EndpointNotFoundError,
+  HostRevokedError,
   InternalError,
   InvalidAddressError,
   InvalidArgumentError,
@@ -14,6 +15,7 @@ import {
   LimitReachedError,
   MacTakenError,
   NetworkFullError,
+  PermissionDeniedError,
 } from '@weft/errors'
 import {
   addressKey,
@@ -44,10 +46,15 @@ import type {
   EndpointName,
   ReleaseEndpointRequest,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
-import { type Endpoint, HostKind, type Network } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  type Endpoint,
+  type Host,
+  HostKind,
+  type Network,
+} from '@weft/proto/weftline/config/v1/records.ts'
 import { type Database, prefixesOf } from '../database.ts'
 import { limits } from '../limits.ts'
-import { hostNamed, hostWithId } from './hosts.ts'
+import { hostNamed, hostWithId, mayCarry } from './hosts.ts'
 import { networkNamed, parsedPrefix, requiredName } from './networks.ts'
 import {
   answer,
@@ -87,6 +94,10 @@ export function createEndpoint(
     const what = `endpoints of network ${network.name}`
     throw new LimitReachedError({ what, limit: limits.endpointsPerNetwork })
   }
+  if (database.endpointCountOf(network.tenantId) >= limits.endpointsPerTenant) {
+    const what = `endpoints of tenant ${path.tenant}`
+    throw new LimitReachedError({ what, limit: limits.endpointsPerTenant })
+  }
   if (database.counts.endpoint >= limits.endpoints) {
     throw new LimitReachedError({ what: 'endpoints', limit: limits.endpoints })
   }
@@ -107,13 +118,10 @@ export function createEndpoint(
 export function deleteEndpoint(database: Database, { name }: DeleteEndpointRequest): Plan<boolean> {
   const endpoint = findEndpoint(database, requiredName(name))
   if (!endpoint) return answer(false)
-  const host = database.host(endpoint.hostId)
+  const holder = holderOf(database, endpoint)
   // What is at a foreign host was attached by nobody, so nobody detaches it either.
-  if (endpoint.hostId !== 0 && host?.kind !== HostKind.HOST_KIND_VXLAN_PEER) {
-    throw new EndpointInUseError({
-      endpoint: endpoint.name,
-      host: host?.name ?? String(endpoint.hostId),
-    })
+  if (holder && holder.kind !== HostKind.HOST_KIND_VXLAN_PEER) {
+    throw new EndpointInUseError({ endpoint: endpoint.name, host: holder.name })
   }
   return remove('endpoint', endpoint.id)
 }
@@ -140,11 +148,20 @@ export function assignEndpoint(
       remedy: 'create the endpoint with --vxlan-peer instead',
     })
   }
-  if (endpoint.hostId !== 0) {
-    throw new EndpointAttachedElsewhereError({
-      endpoint: endpoint.name,
-      host: database.host(endpoint.hostId)?.name ?? String(endpoint.hostId),
+  if (host.revokedAtUnixMs !== 0n) {
+    const revokedAtUnixMs = Number(host.revokedAtUnixMs)
+    throw new HostRevokedError({ host: host.name, revokedAtUnixMs })
+  }
+  if (!mayCarry(host, database.network(endpoint.networkId)?.tenantId)) {
+    throw new PermissionDeniedError({
+      what: `assigning endpoint ${endpoint.name} to host ${host.name}`,
+      problem: 'its token did not allow the host to carry endpoints of this tenant',
+      remedy: 'assign it to another host, or join the host again with a token for the tenant',
     })
+  }
+  const holder = holderOf(database, endpoint)
+  if (holder) {
+    throw new EndpointAttachedElsewhereError({ endpoint: endpoint.name, host: holder.name })
   }
   const meta = rewrittenMeta(endpoint.meta, caller)
   return put('endpoint', endpoint.id, { ...endpoint, hostId, meta })
@@ -185,6 +202,12 @@ export function endpointWithKey(database: Database, key: AssignEndpointRequest['
     throw new EndpointNotFoundError({ endpoint: key.value.endpoint, network: network.name })
   }
   return endpoint
+}
+
+/** The host that has the endpoint. One that is revoked, or gone since, will never release it, and has it no more. */
+function holderOf(database: Database, { hostId }: Endpoint): Host | undefined {
+  const host = database.host(hostId)
+  return host?.revokedAtUnixMs === 0n ? host : undefined
 }
 
 function findEndpoint(database: Database, path: EndpointName): Endpoint | undefined {

@@ -13,6 +13,7 @@ import type {
   DeleteHostRequest,
   GetHostRequest,
   HostAddress,
+  RevokeHostRequest,
   UpdateHostRequest,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
@@ -36,7 +37,9 @@ import {
   remove,
   repeated,
   rewrittenMeta,
+  type Step,
 } from './plan.ts'
+import { revokeKey } from './revocation.ts'
 import { zoneNamed } from './zones.ts'
 
 export function createHost(
@@ -52,17 +55,7 @@ export function createHost(
   if (database.counts.host >= limits.hosts) {
     throw new LimitReachedError({ what: 'hosts', limit: limits.hosts })
   }
-  checkCount('capabilities', request.capabilities, limits.capabilitiesPerHost)
-  for (const capability of request.capabilities) {
-    if (capability.length > limits.capabilityLength || !/^[a-z0-9][a-z0-9-]*$/.test(capability)) {
-      throw new InvalidArgumentError({
-        field: 'capabilities',
-        problem: `${JSON.stringify(capability.slice(0, 80))} is no capability`,
-        remedy: `use up to ${limits.capabilityLength} of a-z, 0-9 and -`,
-      })
-    }
-  }
-  checkCount('wire_versions', request.wireVersions, limits.wireVersionsPerHost)
+  checkDataPlane(request)
   const id = newId(database)
   return put('host', id, {
     id,
@@ -73,6 +66,11 @@ export function createHost(
     tunnelKey: Buffer.alloc(0),
     capabilities: request.capabilities,
     wireVersions: request.wireVersions,
+    busKey: '',
+    tokenId: 0,
+    tenantIds: [],
+    horizonUnixMs: 0n,
+    revokedAtUnixMs: 0n,
     meta: createdMeta(database, caller, request.labels),
   })
 }
@@ -93,13 +91,68 @@ export function updateHost(
   })
 }
 
-export function deleteHost(database: Database, { name }: DeleteHostRequest): Plan<boolean> {
-  const id = database.hostNames.get(name)
-  if (id === undefined) return answer(false)
-  let endpoints = 0
-  for (const count of database.networksOfHost(id).values()) endpoints += count
-  if (endpoints > 0) throw new HostInUseError({ host: name, endpoints })
-  return remove('host', id)
+/**
+ * Removes a host, one step after the other. First the token by which it joined, which would be unused without it; then
+ * its key is put among the void ones, for good; then the host itself.
+ */
+export function deleteHost({
+  name,
+  id,
+  overlapMs = 0,
+}: Pick<DeleteHostRequest, 'name'> & {
+  readonly id?: number
+  readonly overlapMs?: number
+}): readonly Step[] {
+  // Another host may take the name between two steps.
+  let onlyId = id
+  const idle = (database: Database): Host | undefined => {
+    const host = database.host(database.hostNames.get(name) ?? 0)
+    if (!host || (onlyId !== undefined && host.id !== onlyId)) return undefined
+    onlyId = host.id
+    checkIdle(database, host)
+    return host
+  }
+  return [
+    (database) => {
+      const host = idle(database)
+      const token = host && database.token(host.tokenId)
+      return token ? remove('token', token.id) : answer(false)
+    },
+    (database, caller) => {
+      const host = idle(database)
+      if (!host || host.identityKey.length === 0) return answer(undefined)
+      const { identityKey, busKey, revokedAtUnixMs } = host
+      const at = Number(revokedAtUnixMs) || caller.nowUnixMs + overlapMs
+      const retired = { identityKey, busKey, hostId: host.id, reason: 'removed', fromUnixMs: at }
+      return revokeKey(database, retired, caller)
+    },
+    (database) => {
+      const host = idle(database)
+      return host ? remove('host', host.id) : answer(false)
+    },
+  ]
+}
+
+/** Makes a host's keys void; it stays among the hosts, so that its name and what is assigned to it show what happened. */
+export function revokeHost(
+  database: Database,
+  { name }: Pick<RevokeHostRequest, 'name'>,
+  caller: Caller,
+): Plan<Host> {
+  const host = hostNamed(database, name)
+  if (host.revokedAtUnixMs !== 0n) return answer(host)
+  if (host.identityKey.length === 0) {
+    throw new InvalidArgumentError({
+      field: 'name',
+      problem: `host ${name} has no keys that could be revoked: it was added by hand`,
+      remedy: `remove it: weft host rm ${name}`,
+    })
+  }
+  return put('host', host.id, {
+    ...host,
+    revokedAtUnixMs: BigInt(caller.nowUnixMs),
+    meta: rewrittenMeta(host.meta, caller),
+  })
 }
 
 export function hostNamed(database: Database, name: string): Host {
@@ -122,6 +175,40 @@ export function hostWithId(database: Database, id: number): Host {
   return host
 }
 
+/** Whether a host may carry endpoints of a tenant. */
+export function mayCarry({ tenantIds }: Host, tenantId: number | undefined): boolean {
+  return tenantIds.length === 0 || (tenantId !== undefined && tenantIds.includes(tenantId))
+}
+
+/** Throws if the host's data plane is told in a way that a record cannot hold. */
+export function checkDataPlane({
+  capabilities,
+  wireVersions,
+}: {
+  readonly capabilities: readonly string[]
+  readonly wireVersions: readonly number[]
+}): void {
+  checkCount('capabilities', capabilities, limits.capabilitiesPerHost)
+  for (const capability of capabilities) {
+    if (capability.length > limits.capabilityLength || !/^[a-z0-9][a-z0-9-]*$/.test(capability)) {
+      throw new InvalidArgumentError({
+        field: 'capabilities',
+        problem: `${JSON.stringify(capability.slice(0, 80))} is no capability`,
+        remedy: `use up to ${limits.capabilityLength} of a-z, 0-9 and -`,
+      })
+    }
+  }
+  checkCount('wire_versions', wireVersions, limits.wireVersionsPerHost)
+}
+
+/** A revoked host releases nothing any more: what is assigned to it is free for others. */
+function checkIdle(database: Database, { id, name, revokedAtUnixMs }: Host): void {
+  if (revokedAtUnixMs !== 0n) return
+  let endpoints = 0
+  for (const count of database.networksOfHost(id).values()) endpoints += count
+  if (endpoints > 0) throw new HostInUseError({ host: name, endpoints })
+}
+
 function hostKind(kind: HostKind): HostKind {
   switch (kind) {
     case HostKind.HOST_KIND_UNSPECIFIED:
@@ -135,7 +222,8 @@ function hostKind(kind: HostKind): HostKind {
   }
 }
 
-function underlayAddresses(
+/** Addresses of a request as they are stored. Throws if one is none, or is another host's. */
+export function underlayAddresses(
   database: Database,
   hostId: number,
   addresses: readonly HostAddress[],

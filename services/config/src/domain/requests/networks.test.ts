@@ -7,6 +7,7 @@ import {
   InvalidNameError,
   InvalidPrefixError,
   InvalidVniError,
+  LimitReachedError,
   NetworkExistsError,
   NetworkInUseError,
   PrefixOverlapError,
@@ -14,6 +15,7 @@ import {
   VniTakenError,
 } from '@weft/errors'
 import { CreateNetworkRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
+import { limits } from '../limits.ts'
 import { networkName, prefix, TestWorld } from '../test-world.ts'
 import { createNetwork, deleteNetwork } from './networks.ts'
 
@@ -53,6 +55,23 @@ test('two networks may have the same prefixes, and never have the same VNI', () 
   const red = world.run(create('acme/red'))
   assert.notEqual(blue.vni, red.vni)
   assert.throws(() => create('acme/green', { vni: blue.vni }), VniTakenError)
+})
+
+test('a tenant that has its networks keeps no other tenant from any', () => {
+  world.tenant('other')
+  for (let count = 0; count < limits.networksPerTenant; count++) {
+    world.run(create(`acme/n-${count}`))
+  }
+
+  assert.throws(
+    () => create('acme/more'),
+    (error) => error instanceof LimitReachedError && /networks of tenant acme/.test(error.message),
+  )
+
+  world.run(create('other/blue'))
+  const request = { idempotencyKey: '', name: networkName('acme/n-7') }
+  world.run(deleteNetwork(world.database, request))
+  world.run(create('acme/more'))
 })
 
 test('a VNI that was given up is not the next one to be given', () => {

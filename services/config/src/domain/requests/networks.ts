@@ -73,6 +73,10 @@ export function createNetwork(
   if (database.networkNames(tenant.id)?.get(name) !== undefined) {
     throw new NetworkExistsError({ network: name, tenant: path.tenant })
   }
+  if ((database.networkNames(tenant.id)?.size ?? 0) >= limits.networksPerTenant) {
+    const what = `networks of tenant ${path.tenant}`
+    throw new LimitReachedError({ what, limit: limits.networksPerTenant })
+  }
   if (database.counts.network >= limits.networks) {
     throw new LimitReachedError({ what: 'networks', limit: limits.networks })
   }

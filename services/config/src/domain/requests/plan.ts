@@ -16,6 +16,9 @@ export interface Plan<T> {
   readonly result: () => T
 }
 
+/** Removes or keeps: one step of several that a request takes, each a transaction, and each harmless to repeat. */
+export type Step = (database: Database, caller: Caller) => Plan<unknown>
+
 /** Who asks, when, and with which key; a plan reads no clock and no chance of its own. */
 export interface Caller {
   readonly idempotencyKey: string
@@ -41,6 +44,12 @@ export function put<K extends Kind>(
 /** Removes a record; the answer is true. */
 export function remove(kind: Kind, id: number): Plan<boolean> {
   return { write: { kind, id, record: undefined }, result: () => true }
+}
+
+/** A plan with the same write and another answer. */
+export function answering<T, U>({ write, result }: Plan<T>, answerOf: (value: T) => U): Plan<U> {
+  const answered = (): U => answerOf(result())
+  return write ? { write, result: answered } : { result: answered }
 }
 
 /** The id of a record that is created now: the revision at which it will be, so that none is ever given twice. */
@@ -116,7 +125,7 @@ export function checkRevision(what: string, meta: RecordMeta | undefined, expect
   }
 }
 
-function checkedLabels(labels: Readonly<Record<string, string>>): { [key: string]: string } {
+export function checkedLabels(labels: Readonly<Record<string, string>>): { [key: string]: string } {
   const entries = Object.entries(labels)
   checkCount('labels', entries, limits.labelsPerRecord)
   for (const [key, value] of entries) {

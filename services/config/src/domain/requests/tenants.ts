@@ -2,6 +2,7 @@ import {
   LimitReachedError,
   TenantExistsError,
   TenantInUseError,
+  TenantLockedError,
   TenantNotFoundError,
 } from '@weft/errors'
 import type {
@@ -44,6 +45,7 @@ export function deleteTenant(database: Database, { name }: DeleteTenantRequest):
   if (id === undefined) return answer(false)
   const networks = database.networkNames(id)?.size ?? 0
   if (networks > 0) throw new TenantInUseError({ tenant: name, networks })
+  checkUnlocked(database, tenantNamed(database, name))
   return remove('tenant', id)
 }
 
@@ -52,4 +54,15 @@ export function tenantNamed(database: Database, name: string): Tenant {
   const tenant = id === undefined ? undefined : database.tenant(id)
   if (!tenant) throw new TenantNotFoundError({ tenant: name })
   return tenant
+}
+
+/** Throws if a tenant is locked: hosts would refuse for good whoever has its name next. */
+function checkUnlocked(database: Database, { id, name }: Tenant): void {
+  if (!database.locks.chain(id)?.isLocked) return
+  throw new TenantLockedError({
+    tenant: name,
+    what: 'it is not removed',
+    problem: 'hosts would believe nobody else of this name',
+    remedy: `unlock it first: weft tenant unlock ${name} --key FILE`,
+  })
 }
