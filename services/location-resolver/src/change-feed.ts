@@ -1,25 +1,47 @@
 import { OverloadedError } from '@weft/errors'
 
-/** Watchers at one replica. */
+/** Watchers at one replica … */
 const WATCHERS_MAX = 1024
+/** … and of them those of one caller, so that a few callers leave room for others. */
+export const WATCHERS_PER_CALLER_MAX = 16
 
 /** Tells watchers which endpoints may have changed their location. */
 export class ChangeFeed {
   readonly #watchers = new Set<Watcher>()
+  readonly #countByCaller = new Map<string, number>()
 
   touch(endpointId: number, networkId: number): void {
     for (const watcher of this.#watchers) watcher.touch(endpointId, networkId)
   }
 
-  /** Watches one network, or all with 0, until the signal is aborted. Throws `OverloadedError`. */
-  watch(networkId: number, signal: AbortSignal): Watcher {
+  /** Has all watchers judge again what they may hear of. */
+  stir(): void {
+    for (const watcher of this.#watchers) watcher.stir()
+  }
+
+  /** Watches one network, or all with 0, for a caller until the signal is aborted. Throws `OverloadedError`. */
+  watch(networkId: number, caller: string, signal: AbortSignal): Watcher {
     if (this.#watchers.size >= WATCHERS_MAX) {
       throw new OverloadedError({ what: 'Watch', limit: WATCHERS_MAX })
     }
+    const count = this.#countByCaller.get(caller) ?? 0
+    if (count >= WATCHERS_PER_CALLER_MAX) {
+      throw new OverloadedError({ what: `Watch by ${caller}`, limit: WATCHERS_PER_CALLER_MAX })
+    }
     const watcher = new Watcher(networkId, signal)
+    // Nobody would hear of its end.
+    if (signal.aborted) return watcher
     this.#watchers.add(watcher)
-    signal.addEventListener('abort', () => this.#watchers.delete(watcher), { once: true })
+    this.#countByCaller.set(caller, count + 1)
+    signal.addEventListener('abort', () => this.#forget(watcher, caller), { once: true })
     return watcher
+  }
+
+  #forget(watcher: Watcher, caller: string): void {
+    this.#watchers.delete(watcher)
+    const count = (this.#countByCaller.get(caller) ?? 1) - 1
+    if (count > 0) this.#countByCaller.set(caller, count)
+    else this.#countByCaller.delete(caller)
   }
 }
 
@@ -28,6 +50,7 @@ export class Watcher {
   readonly #networkId: number
   readonly #signal: AbortSignal
   #touched = new Set<number>()
+  #isStirred = false
   #wake: () => void = () => {}
 
   constructor(networkId: number, signal: AbortSignal) {
@@ -42,9 +65,14 @@ export class Watcher {
     this.#wake()
   }
 
-  /** Waits until endpoints were touched and takes them all; undefined once the signal is aborted. */
+  stir(): void {
+    this.#isStirred = true
+    this.#wake()
+  }
+
+  /** Waits until endpoints were touched, and takes them all, or it was stirred; undefined once the signal is aborted. */
   async take(): Promise<ReadonlySet<number> | undefined> {
-    if (this.#touched.size === 0 && !this.#signal.aborted) {
+    if (this.#touched.size === 0 && !this.#isStirred && !this.#signal.aborted) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
@@ -52,6 +80,7 @@ export class Watcher {
     if (this.#signal.aborted) return undefined
     const touched = this.#touched
     this.#touched = new Set()
+    this.#isStirred = false
     return touched
   }
 }

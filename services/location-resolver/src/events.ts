@@ -1,11 +1,22 @@
 import type { WeftError } from '@weft/errors'
-import { counter, gauge, type Logger } from '@weft/telemetry'
+import { counter, gauge, type Logger, SparseLog } from '@weft/telemetry'
 import type { Location } from './domain/location-table.ts'
 
 const reports = counter({
   name: 'weft_location_reports_total',
   help: 'Reports of hosts by outcome: stored, kept (nothing new), or the code of the error',
   labels: ['outcome'],
+})
+
+const renewals = counter({
+  name: 'weft_location_renewals_refused_total',
+  help: 'Lease renewals that were refused, by the code of the error',
+  labels: ['code'],
+})
+
+const revocations = counter({
+  name: 'weft_location_revocations_refused_total',
+  help: 'Messages about void keys that the directory did not sign',
 })
 
 const resolutions = counter({
@@ -36,9 +47,12 @@ export interface Observation {
 /** What happens here that somebody may want to hear of. */
 export class Events {
   readonly #log: Logger
+  /** Hosts may send as much as they like. */
+  readonly #warnings: SparseLog
 
   constructor(log: Logger) {
     this.#log = log
+    this.#warnings = new SparseLog(log)
   }
 
   reportStored(location: Location): void {
@@ -58,14 +72,29 @@ export class Events {
 
   reportRefused(endpointId: number, hostId: number, error: WeftError): void {
     reports.add(1, { outcome: error.code })
-    this.#log.warn(
+    this.#warnings.warn(
+      'report',
       { endpointId, hostId, code: error.code, facts: error.facts },
       'a report was refused',
     )
   }
 
   renewalRefused(hostId: number, error: WeftError): void {
-    this.#log.warn({ hostId, code: error.code, facts: error.facts }, 'a lease renewal was refused')
+    renewals.add(1, { code: error.code })
+    this.#warnings.warn(
+      'renewal',
+      { hostId, code: error.code, facts: error.facts },
+      'a lease renewal was refused',
+    )
+  }
+
+  revocationsRefused(error: WeftError): void {
+    revocations.add(1, {})
+    this.#warnings.warn(
+      'revocations',
+      { code: error.code, facts: error.facts },
+      'a message about void keys was refused',
+    )
   }
 
   resolved(mechanism: string): void {

@@ -4,6 +4,7 @@ import { Location as LocationMessage } from '@weft/proto/weftline/location/v1/lo
 import type { Location } from './domain/location-table.ts'
 import { canJudge, decideReport, type Report } from './domain/report.ts'
 import type { Events } from './events.ts'
+import { withoutReport } from './messages.ts'
 import type { Replica } from './replica.ts'
 
 /** A report loses its turn at most once to each other report of the same endpoint, and a host has few of them under way. */
@@ -49,7 +50,7 @@ export class LocationWriter {
     this.#replica.putLocation(after)
     if (after.hostId !== before?.hostId) {
       const subject = subjects.endpointMoved.subject(this.#replica.id, after.endpointId)
-      this.#bus.publish(subject, LocationMessage, after)
+      this.#bus.publish(subject, LocationMessage, withoutReport(after))
     }
     this.#events.reportStored(after)
     return after

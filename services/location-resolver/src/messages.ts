@@ -11,9 +11,10 @@ import {
 import {
   type Connection as ConnectionMessage,
   LocationChange,
-  type LocationReport,
+  LocationReport,
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { type ConfigItem, type Host, itemKinds } from './domain/config-view.ts'
+import type { Location } from './domain/location-table.ts'
 import type { Report } from './domain/report.ts'
 import type { Connection } from './domain/resolve.ts'
 
@@ -39,18 +40,25 @@ export function itemFromRecord({ kind }: RecordMessage): ConfigItem | undefined 
       const { id, name, networkId, hostId, mac, addresses } = kind.value
       return { kind: 'endpoint', value: { id, name, networkId, hostId, mac, addresses } }
     }
-    case 'tenant':
-    case undefined:
+    default:
       return undefined
   }
 }
 
-function hostFromMessage({ id, name, kind, underlayAddresses }: HostMessage): Host {
+function hostFromMessage(message: HostMessage): Host {
+  const { id, name, kind, underlayAddresses, identityKey, revokedAtUnixMs } = message
   const addresses = underlayAddresses.flatMap(({ address, zoneId }) => {
     const parsed = ipFromBytes(address)
     return parsed === undefined ? [] : [{ address: parsed, zoneId }]
   })
-  return { id, name, isForeign: kind === HostKind.HOST_KIND_VXLAN_PEER, addresses }
+  return {
+    id,
+    name,
+    isForeign: kind === HostKind.HOST_KIND_VXLAN_PEER,
+    identityKey,
+    isRevoked: revokedAtUnixMs > 0n,
+    addresses,
+  }
 }
 
 /** Which record a key of the bucket `config` names; undefined if none that the resolver needs. */
@@ -65,7 +73,15 @@ export function endpointOfKey(key: string): number {
   return Number(keyTokens(key)[1])
 }
 
-/** @throws InvalidArgumentError: the message does not say what happened, or is not numbered. */
+/**
+ * A report with its signature. What a forwarder says fits three times: 8 addresses of 18 bytes, 64 prefixes of 24, 64 for the
+ * lease, 66 for the signature, 60 of numbers.
+ */
+const REPORT_BYTES_MAX = 6 * 1024
+/** Forwarders name their leases by UUIDs of 36. */
+const LEASE_ID_BYTES_MAX = 64
+
+/** @throws InvalidArgumentError: the message does not say what happened, is not numbered, or is too large to be kept. */
 export function reportFromMessage(message: LocationReport): Report {
   if (message.sequence === 0n) {
     throw new InvalidArgumentError({ field: 'sequence', problem: 'it is not set' })
@@ -74,8 +90,29 @@ export function reportFromMessage(message: LocationReport): Report {
   if (change === undefined) {
     throw new InvalidArgumentError({ field: 'change', problem: `${message.change} is not known` })
   }
-  return { ...message, change }
+  checkLeaseId(message.leaseId)
+  // Fields that this version does not know are encoded again as they came, so that the signature still fits.
+  const encoded = Buffer.from(LocationReport.encode(message).finish())
+  if (encoded.length > REPORT_BYTES_MAX) {
+    const problem = `it has ${encoded.length} bytes, at most ${REPORT_BYTES_MAX} are kept`
+    throw new InvalidArgumentError({ field: 'report', problem })
+  }
+  return { ...message, change, encoded }
 }
+
+/** @throws InvalidArgumentError: it is too long to be kept. */
+export function checkLeaseId(leaseId: string): void {
+  if (Buffer.byteLength(leaseId) <= LEASE_ID_BYTES_MAX) return
+  const problem = `it is longer than ${LEASE_ID_BYTES_MAX} bytes`
+  throw new InvalidArgumentError({ field: 'lease_id', problem })
+}
+
+/** A location for who asks: whose word it is interests only those who check it, and they have it from the bucket. */
+export function withoutReport(location: Location): Location {
+  return location.report.length === 0 ? location : { ...location, report: NO_REPORT }
+}
+
+const NO_REPORT: Buffer = Buffer.alloc(0)
 
 const changes = new Map<LocationChange, Report['change']>([
   [LocationChange.LOCATION_CHANGE_ATTACHED, 'attached'],

@@ -1,3 +1,4 @@
+import { RecordsWorld } from '@weft/access'
 import { UnavailableError } from '@weft/errors'
 import { ChangeFeed } from './change-feed.ts'
 import { ConfigView } from './domain/config-view.ts'
@@ -13,6 +14,8 @@ interface Waiter {
 export class Replica {
   readonly id: string
   readonly config: ConfigView = new ConfigView()
+  /** What the rules of access need of the same records. */
+  readonly world: RecordsWorld = new RecordsWorld((id) => this.config.endpoints.get(id)?.networkId)
   readonly locations: LocationTable = new LocationTable()
   readonly leases: LeaseTable = new LeaseTable()
   readonly changes: ChangeFeed = new ChangeFeed()

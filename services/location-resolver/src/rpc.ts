@@ -1,4 +1,6 @@
-import { asWeftError, InvalidArgumentError, toWire } from '@weft/errors'
+import type { Scope } from '@weft/access'
+import { asWeftError, InvalidArgumentError, toWire, UnavailableError } from '@weft/errors'
+import { formatIdentity } from '@weft/identity'
 import {
   HostLease,
   type Location as LocationMessage,
@@ -12,7 +14,7 @@ import type { Handlers } from '@weft/rpc'
 import type { Location } from './domain/location-table.ts'
 import { locate, resolve } from './domain/resolve.ts'
 import type { Events } from './events.ts'
-import { connectionToMessage } from './messages.ts'
+import { connectionToMessage, withoutReport } from './messages.ts'
 import type { Replica } from './replica.ts'
 
 /** Pairs of one `Resolve`. */
@@ -27,7 +29,7 @@ export function locationHandlers(
   horizonMs: number,
   events: Events,
 ): Handlers<typeof LocationServiceService> {
-  const { config, locations, leases } = replica
+  const { config, locations, leases, world } = replica
 
   const resolveOne = ({ sourceEndpointId, targetEndpointId }: LocationQuery): Resolution => {
     try {
@@ -40,11 +42,24 @@ export function locationHandlers(
     }
   }
 
-  function* located(endpointIds: Iterable<number>): Generator<LocationMessage, void, undefined> {
+  const isInScope = ({ networkId }: Location, scope: Scope): boolean =>
+    scope === 'all' || scope.has(world.tenantOfNetwork(networkId) ?? 0)
+
+  function* located(
+    endpointIds: Iterable<number>,
+    scope: Scope,
+  ): Generator<LocationMessage, void, undefined> {
     for (const endpointId of endpointIds) {
       const location = locate(config, locations, endpointId)
-      if (location !== undefined) yield location
+      if (location !== undefined && isInScope(location, scope)) yield withoutReport(location)
     }
+  }
+
+  /** Of what is gone nobody knows any more whose it was: its number says nothing to who never had it. */
+  const mayHear = (endpointId: number, scope: Scope): boolean => {
+    if (scope === 'all') return true
+    const tenantId = world.tenantOfEndpoint(endpointId)
+    return tenantId === undefined || scope.has(tenantId)
   }
 
   return {
@@ -59,9 +74,10 @@ export function locationHandlers(
       })
     },
 
-    async locate({ endpointIds }) {
+    async locate({ endpointIds }, { scope }) {
       checkCount('endpoint_ids', endpointIds.length, ENDPOINTS_MAX)
-      const found = [...located(endpointIds.length > 0 ? endpointIds : config.endpoints.keys())]
+      const wanted = endpointIds.length > 0 ? endpointIds : config.endpoints.keys()
+      const found = [...located(wanted, scope)]
       const now = performance.now()
       const hostLeases = [...new Set(found.map(({ hostId }) => hostId))].flatMap((hostId) => {
         const known = leases.find(hostId, now)
@@ -77,16 +93,29 @@ export function locationHandlers(
       return { locations: found, locationRevision: locations.revision, hostLeases }
     },
 
-    async *watch({ networkId }, { signal }) {
-      const watcher = replica.changes.watch(networkId, signal)
+    async *watch({ networkId }, { signal, scope, caller, judgeAgain }) {
+      // What was told under other rights cannot be put right by changes alone: a new snapshot can.
+      const checkRights = (): void => {
+        if (isSameScope(judgeAgain(), scope)) return
+        throw new UnavailableError({
+          service: 'location-resolver',
+          address: replica.id,
+          problem: 'what the caller may see has changed',
+          remedy: 'watch again',
+        })
+      }
+      const who = caller ? formatIdentity(caller.identity) : ''
+      const watcher = replica.changes.watch(networkId, who, signal)
       let chunk: Location[] = []
-      for (const location of located(config.endpoints.keys())) {
+      for (const location of located(config.endpoints.keys(), scope)) {
         if (networkId !== 0 && location.networkId !== networkId) continue
         chunk.push(location)
         if (chunk.length < CHUNK_LOCATIONS_MAX) continue
+        checkRights()
         yield WatchResponse.create({ located: chunk, locationRevision: locations.revision })
         chunk = []
       }
+      checkRights()
       yield WatchResponse.create({
         located: chunk,
         locationRevision: locations.revision,
@@ -95,16 +124,24 @@ export function locationHandlers(
       for (;;) {
         const touched = await watcher.take()
         if (touched === undefined) return
-        yield* deltas(touched)
+        checkRights()
+        for (const delta of deltas(touched, scope)) {
+          checkRights()
+          yield delta
+        }
       }
     },
   }
 
-  function* deltas(touched: Iterable<number>): Generator<WatchResponse, void, undefined> {
-    const ids = [...touched]
+  function* deltas(
+    touched: Iterable<number>,
+    scope: Scope,
+  ): Generator<WatchResponse, void, undefined> {
+    const ids = [...touched].filter((id) => mayHear(id, scope))
+    if (ids.length === 0) return
     for (let start = 0; start < ids.length; start += CHUNK_LOCATIONS_MAX) {
       const some = ids.slice(start, start + CHUNK_LOCATIONS_MAX)
-      const there = [...located(some)]
+      const there = [...located(some, scope)]
       const thereIds = new Set(there.map(({ endpointId }) => endpointId))
       yield WatchResponse.create({
         located: there,
@@ -114,6 +151,11 @@ export function locationHandlers(
       })
     }
   }
+}
+
+function isSameScope(a: Scope, b: Scope): boolean {
+  if (a === 'all' || b === 'all') return a === b
+  return a.size === b.size && [...a].every((tenantId) => b.has(tenantId))
 }
 
 function checkCount(field: string, count: number, max: number): void {

@@ -1,5 +1,8 @@
 import { randomUUID } from 'node:crypto'
+import { authoriser, locationAccess } from '@weft/access'
 import { type Bus, buckets, connectBus } from '@weft/bus'
+import { type KeyRefuser, openCredentials } from '@weft/domain'
+import type { Credentials } from '@weft/identity'
 import { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
 import { Location, LocationServiceService } from '@weft/proto/weftline/location/v1/location.ts'
 import { implement, serve } from '@weft/rpc'
@@ -9,16 +12,24 @@ import { Events } from './events.ts'
 import { LocationWriter } from './location-writer.ts'
 import { Replica } from './replica.ts'
 import { locationHandlers } from './rpc.ts'
-import { followLocations, followRecords, hearRenewals, takeReports } from './subscriptions.ts'
+import {
+  followLocations,
+  followRecords,
+  hearRenewals,
+  hearRevocations,
+  takeReports,
+} from './subscriptions.ts'
 
 export async function start(config: Config, context: ServiceContext): Promise<RunningService> {
   await using opened = new AsyncDisposableStack()
   const { log, signal } = context
   const replicaId = config.replicaId ?? `${context.name}-${randomUUID()}`
-  const bus = opened.use(
-    await connectBus({ servers: config.natsUrls, name: replicaId, log, signal }),
-  )
-  const { addresses } = opened.use(await startOn(bus, replicaId, config, context))
+  const folder = config.identityFolder
+  const credentials = opened.use(await openCredentials({ folder, log }))
+  const servers = config.natsUrls ?? credentials.places.bus
+  const bus = opened.use(await connectBus({ servers, credentials, name: replicaId, log, signal }))
+  opened.use(hearRevocations(bus, credentials, new Events(log)))
+  const { addresses } = opened.use(await startOn(bus, replicaId, config, context, credentials))
   const running = opened.move()
   return { addresses, [Symbol.asyncDispose]: () => running.disposeAsync() }
 }
@@ -29,15 +40,16 @@ export async function startOn(
   replicaId: string,
   config: Config,
   { log }: ServiceContext,
+  credentials: Credentials & KeyRefuser,
 ): Promise<RunningService> {
   await using opened = new AsyncDisposableStack()
   const events = new Events(log)
   const replica = new Replica(replicaId, config.catchUpMs)
   const bucket = await bus.openBucket(buckets.locations, Location)
-  const configBucket = await bus.openBucket(buckets.config, StoredRecord)
+  const configBucket = await bus.openBucket(buckets.config, StoredRecord, { access: 'remote' })
   const writer = new LocationWriter(bus, bucket, replica, events)
   opened.use(await followLocations(bucket, replica, writer, events))
-  opened.use(await followRecords(configBucket, replica, writer, events))
+  opened.use(await followRecords(configBucket, replica, writer, credentials, events))
   for (const { endpointId } of replica.locations.all()) await writer.removeIfDeleted(endpointId)
   opened.defer(
     events.observe(() => ({
@@ -46,14 +58,23 @@ export async function startOn(
       locationRevision: replica.locations.revision,
     })),
   )
-  opened.use(takeReports(bus, writer, events))
+  opened.use(takeReports(bus, replica, writer, events))
   opened.use(hearRenewals(bus, replica, events))
   const server = opened.use(
     await serve({
       listen: config.listen,
       services: [
-        implement(LocationServiceService, locationHandlers(replica, config.horizonMs, events)),
+        implement(
+          LocationServiceService,
+          locationHandlers(replica, config.horizonMs, events),
+          locationAccess,
+        ),
       ],
+      security: {
+        kind: 'mutual-tls',
+        credentials,
+        authorise: authoriser({ world: replica.world }),
+      },
       log,
     }),
   )

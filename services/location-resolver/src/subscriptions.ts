@@ -1,25 +1,44 @@
+import { worldKinds } from '@weft/access'
 import {
   type Bucket,
   type Bus,
   type Delivery,
   type EventKind,
   follow,
+  keyTokens,
   locationKey,
   recordKey,
   events as subjects,
 } from '@weft/bus'
-import { asWeftError, PermissionDeniedError, toWire } from '@weft/errors'
+import { type KeyRefuser, type OwnCredentials, refuseVoidKey } from '@weft/domain'
+import {
+  asWeftError,
+  HostNotFoundError,
+  HostRevokedError,
+  OverloadedError,
+  PermissionDeniedError,
+  StatementRefusedError,
+  toWire,
+} from '@weft/errors'
+import { verifyRenewal, verifyReport } from '@weft/identity/host-signature'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
+import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import {
   LeaseRenewal,
   type Location,
   LocationReport,
   LocationReportReply,
 } from '@weft/proto/weftline/location/v1/location.ts'
-import { itemKinds } from './domain/config-view.ts'
+import { type Host, itemKinds } from './domain/config-view.ts'
 import type { Events } from './events.ts'
 import type { LocationWriter } from './location-writer.ts'
-import { endpointOfKey, itemFromRecord, itemOfKey, reportFromMessage } from './messages.ts'
+import {
+  checkLeaseId,
+  endpointOfKey,
+  itemFromRecord,
+  itemOfKey,
+  reportFromMessage,
+} from './messages.ts'
 import type { Replica } from './replica.ts'
 
 /** Each report goes to one replica. */
@@ -27,6 +46,9 @@ const REPORT_QUEUE = 'location-resolver'
 
 /** Reports at work at once; their writes travel together. More wait in the subscription. */
 const REPORTS_MAX = 256
+
+/** Of one host, so that it cannot hold up the others: a forwarder has 32 on their way, and may say each again meanwhile. */
+const HOST_REPORTS_MAX = 64
 
 /** Fills the replica's locations from their bucket and keeps them in step. */
 export function followLocations(
@@ -42,6 +64,8 @@ export function followLocations(
       void writer.removeIfDeleted(value.endpointId)
     },
     delete: (key, revision) => replica.deleteLocation(endpointOfKey(key), revision),
+    // Where it was last known to be it stays; reports are refused, since nobody knows which epoch is next.
+    damaged: () => undefined,
     *keys() {
       for (const { endpointId } of locations.all()) yield locationKey(endpointId)
     },
@@ -55,20 +79,50 @@ export function followLocations(
 
 /** Fills the replica's copy of the VN database from its bucket and keeps it in step. */
 export function followRecords(
-  bucket: Bucket<StoredRecord>,
+  bucket: Pick<Bucket<StoredRecord>, 'watch'>,
   replica: Replica,
   writer: LocationWriter,
+  refuser: KeyRefuser,
   events: Events,
 ): Promise<AsyncDisposable> {
-  const { config } = replica
+  const { config, world } = replica
+  const rightsChanged = (kind: string | undefined): void => {
+    if (kind === 'user') replica.changes.stir()
+  }
+  const damaged = (key: string): void => {
+    const [kindToken, id] = keyTokens(key)
+    const worldKind = worldKinds.find((kind) => kind === kindToken)
+    if (worldKind) world.distrust(worldKind, Number(id))
+    rightsChanged(kindToken)
+    const item = itemOfKey(key)
+    if (item === undefined) return
+    config.distrust(item.kind, item.id)
+    if (item.kind !== 'host') return
+    for (const { id: endpointId, hostId, networkId } of config.endpoints.values()) {
+      if (hostId === item.id) replica.changes.touch(endpointId, networkId)
+    }
+  }
   return follow(bucket, {
-    put({ value }) {
+    put({ key, value }) {
+      if (value.kind?.$case !== keyTokens(key)[0]) return damaged(key)
+      world.put(value)
+      rightsChanged(value.kind?.$case)
+      refuseVoidKey(value, refuser)
       const item = itemFromRecord(value)
       if (item === undefined) return
+      const wasRevoked = item.kind === 'host' && config.hosts.get(item.value.id)?.isRevoked
       config.put(item)
       if (item.kind === 'endpoint') replica.changes.touch(item.value.id, item.value.networkId)
+      if (item.kind !== 'host' || !item.value.isRevoked || wasRevoked) return
+      for (const { id, hostId, networkId } of config.endpoints.values()) {
+        if (hostId === item.value.id) replica.changes.touch(id, networkId)
+      }
     },
     delete(key) {
+      const [kindToken, id] = keyTokens(key)
+      const worldKind = worldKinds.find((kind) => kind === kindToken)
+      if (worldKind) world.delete(worldKind, Number(id))
+      rightsChanged(kindToken)
       const item = itemOfKey(key)
       if (item === undefined) return
       const endpoint = item.kind === 'endpoint' ? config.endpoints.get(item.id) : undefined
@@ -78,10 +132,12 @@ export function followRecords(
       replica.changes.touch(endpoint.id, endpoint.networkId)
       void writer.removeIfDeleted(endpoint.id)
     },
+    damaged,
     *keys() {
       for (const kind of itemKinds) {
         for (const id of config[`${kind}s`].keys()) yield recordKey(kind, id)
       }
+      for (const [kind, id] of world.entries()) yield recordKey(kind, id)
     },
     reset: (reason) => events.storeLostWrites('config', reason),
     caughtUp: (revision) => replica.configCaughtUp(revision),
@@ -89,7 +145,13 @@ export function followRecords(
 }
 
 /** Takes what hosts observe of their endpoints. */
-export function takeReports(bus: Bus, writer: LocationWriter, events: Events): AsyncDisposable {
+export function takeReports(
+  bus: Bus,
+  replica: Replica,
+  writer: LocationWriter,
+  events: Events,
+): AsyncDisposable {
+  const atWork = new HostReports()
   const handle = async (
     message: LocationReport,
     delivery: Delivery,
@@ -97,6 +159,10 @@ export function takeReports(bus: Bus, writer: LocationWriter, events: Events): A
     const { endpointId, hostId } = message
     try {
       checkSender(subjects.endpointReported, delivery, hostId, endpointId)
+      using _begun = atWork.begin(hostId)
+      // A host may report sooner than its record has come here.
+      await replica.until(() => replica.config.revision >= BigInt(hostId))
+      verifyReport(message, enrolledHost(replica, hostId).identityKey)
       const location = await writer.take(reportFromMessage(message))
       const isThere = location?.hostId === hostId
       return {
@@ -117,17 +183,71 @@ export function takeReports(bus: Bus, writer: LocationWriter, events: Events): A
 
 /** Hears which hosts live. Every replica hears every renewal, for each answers from its own memory. */
 export function hearRenewals(bus: Bus, replica: Replica, events: Events): AsyncDisposable {
-  const handle = ({ hostId, leaseId, leaseTtlMs }: LeaseRenewal, delivery: Delivery): void => {
+  const handle = (renewal: LeaseRenewal, delivery: Delivery): void => {
+    const { hostId, leaseId, leaseTtlMs, sentAtUnixMs } = renewal
     try {
       checkSender(subjects.hostRenewed, delivery, hostId, hostId)
+      verifyRenewal(renewal, enrolledHost(replica, hostId).identityKey)
+      checkLeaseId(leaseId)
+      const lease = { hostId, leaseId, ttlMs: leaseTtlMs, sentAtUnixMs }
+      if (replica.leases.renew(lease, performance.now())) return
+      throw new StatementRefusedError({ reason: 'outdated', purpose: 'lease-renewal' })
     } catch (error) {
       events.renewalRefused(hostId, asWeftError(error))
-      return
     }
-    if (!replica.config.hosts.has(hostId)) return
-    replica.leases.renew({ hostId, leaseId, ttlMs: leaseTtlMs }, performance.now())
   }
   return bus.subscribe(subjects.hostRenewed.pattern(), LeaseRenewal, handle)
+}
+
+/** Hears whose keys are void, and refuses their holders from then on. */
+export function hearRevocations(
+  bus: Bus,
+  credentials: Pick<OwnCredentials, 'noteRevocations'>,
+  events: Events,
+): AsyncDisposable {
+  return bus.subscribe(subjects.keyRevoked.pattern(), Signed, async (statement) => {
+    try {
+      await credentials.noteRevocations(statement)
+    } catch (error) {
+      events.revocationsRefused(asWeftError(error))
+    }
+  })
+}
+
+/** How many reports of each host are at work. */
+class HostReports {
+  readonly #counts = new Map<number, number>()
+
+  /** Until it is disposed of, one more is. Throws `OverloadedError` if there are too many already. */
+  begin(hostId: number): Disposable {
+    const count = (this.#counts.get(hostId) ?? 0) + 1
+    if (count > HOST_REPORTS_MAX) {
+      throw new OverloadedError({
+        what: `taking reports of host ${hostId}`,
+        limit: HOST_REPORTS_MAX,
+      })
+    }
+    this.#counts.set(hostId, count)
+    return { [Symbol.dispose]: () => this.#end(hostId) }
+  }
+
+  #end(hostId: number): void {
+    const count = (this.#counts.get(hostId) ?? 1) - 1
+    if (count > 0) this.#counts.set(hostId, count)
+    else this.#counts.delete(hostId)
+  }
+}
+
+/** Throws if the host is not known, is revoked, or has no key of its own. */
+function enrolledHost({ config }: Replica, hostId: number): Host {
+  const host = config.hosts.get(hostId)
+  if (host === undefined) throw new HostNotFoundError({ host: hostId })
+  if (host.isRevoked) throw new HostRevokedError({ host: host.name })
+  if (host.identityKey.length > 0) return host
+  throw new PermissionDeniedError({
+    what: `speaking for host ${host.name}, which has no identity,`,
+    remedy: 'join the domain at that host: weft join',
+  })
 }
 
 /** Servers can restrict which subjects a host publishes to, not what it writes into a message: the two must agree. */

@@ -3,13 +3,22 @@ import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { buckets, locationKey, memoryBus, events as subjects } from '@weft/bus'
-import { InvalidArgumentError, UnavailableError } from '@weft/errors'
-import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
-  LeaseRenewal,
+  asWeftError,
+  CertificateRefusedError,
+  InvalidArgumentError,
+  PermissionDeniedError,
+  UnavailableError,
+} from '@weft/errors'
+import { publicKeyOf } from '@weft/identity'
+import { signReport, verifyReport } from '@weft/identity/host-signature'
+import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import { RevokedKey, Role } from '@weft/proto/weftline/config/v1/records.ts'
+import {
   LocateRequest,
   Location,
   LocationChange,
+  LocationReport,
   type Resolution,
   ResolveRequest,
   WatchRequest,
@@ -18,13 +27,19 @@ import {
 import { eventually } from '@weft/testing'
 import {
   ConfigRecords,
+  connectAs,
   detach,
+  domain,
   errorCodeOf,
+  keyOf,
   type LocationClient,
   locationOf,
+  renew,
   report,
+  reportOf,
   startReplica,
   storedLocation,
+  TENANT_ID,
 } from './site.ts'
 
 test('endpoints that their hosts report are joined: on one host by it, on two by VXLAN', async () => {
@@ -247,10 +262,10 @@ test('a move raises the epoch and is announced', async () => {
   assert.equal(atBeta.epoch, 2n)
   await eventually(() => moves.length > 1)
   assert.deepEqual(
-    moves.map(({ hostId, epoch }) => ({ hostId, epoch })),
+    moves.map(({ hostId, epoch, report }) => ({ hostId, epoch, reportBytes: report.length })),
     [
-      { hostId: alpha, epoch: 1n },
-      { hostId: beta, epoch: 2n },
+      { hostId: alpha, epoch: 1n, reportBytes: 0 },
+      { hostId: beta, epoch: 2n, reportBytes: 0 },
     ],
   )
   assert.equal(moves[1]?.revision, atBeta.revision)
@@ -333,30 +348,237 @@ test('too many questions at once are refused', async () => {
   await assert.rejects(locate, InvalidArgumentError)
 })
 
-test('the lease of a host is shown with its age, and foreign renewals are not heard', async () => {
+test('the lease of a host is shown with its age, and what another says for it is not heard', async () => {
   await using bus = memoryBus().connect()
   const config = await ConfigRecords.open(bus)
   const { alpha, beta, blue } = await config.site()
   await using replica = await startReplica(bus)
   await report(bus, await config.endpoint(blue, alpha))
-  const renew = (sender: number, hostId: number, leaseId: string): void =>
-    bus.publish(
-      subjects.hostRenewed.subject(sender, hostId),
-      LeaseRenewal,
-      LeaseRenewal.create({ hostId, leaseId, leaseTtlMs: 15_000 }),
-    )
-
-  renew(beta, alpha, 'forged')
-  renew(alpha, alpha, 'own')
-
-  const leases = await eventually(async () => {
+  const shown = async (leaseId: string) => {
     const { hostLeases } = await replica.client.locate(LocateRequest.create())
-    return hostLeases.length > 0 && hostLeases
-  })
+    return hostLeases.find((lease) => lease.leaseId === leaseId)
+  }
+  renew(bus, { hostId: alpha, leaseId: 'own', sentAtUnixMs: 5n })
+  const lease = await eventually(() => shown('own'))
+  assert.equal(lease.leaseTtlMs, 15_000)
+  assert.equal(lease.hostId, alpha)
+
+  renew(bus, { hostId: alpha, leaseId: 'other subject', sentAtUnixMs: 6n, sender: beta })
+  renew(bus, { hostId: alpha, leaseId: 'other key', sentAtUnixMs: 6n }, keyOf(beta))
+  renew(bus, { hostId: alpha, leaseId: 'said once more', sentAtUnixMs: 5n })
+  renew(bus, { hostId: alpha, leaseId: 'last', sentAtUnixMs: 7n })
+
+  await eventually(() => shown('last'))
+  const { hostLeases } = await replica.client.locate(LocateRequest.create())
   assert.deepEqual(
-    leases.map(({ hostId, leaseId, leaseTtlMs }) => ({ hostId, leaseId, leaseTtlMs })),
-    [{ hostId: alpha, leaseId: 'own', leaseTtlMs: 15_000 }],
+    hostLeases.map(({ hostId, leaseId }) => ({ hostId, leaseId })),
+    [{ hostId: alpha, leaseId: 'last' }],
   )
+})
+
+test('a report that its host did not sign is refused, and changes nothing', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { zone, alpha, beta, blue } = await config.site()
+  const foreign = await config.host('foreign', zone, [192, 0, 2, 9], true)
+  await using _replica = await startReplica(bus, { catchUpMs: 20 })
+  const web = await config.endpoint(blue, alpha, 'web')
+  const far = await config.endpoint(blue, foreign, 'far')
+  const other = signReport(reportOf(web, { leaseId: 'other' }), keyOf(alpha)).hostSignature
+
+  const refused = [
+    await report(bus, web, { hostSignature: Buffer.alloc(0) }),
+    await report(bus, web, { hostSignature: other }),
+    await report(bus, web, { key: keyOf(beta) }),
+  ]
+
+  assert.deepEqual(refused.map(errorCodeOf), Array(3).fill('statement-refused'))
+  assert.equal(errorCodeOf(await report(bus, far)), 'permission-denied')
+  assert.equal(errorCodeOf(await report(bus, { ...web, hostId: 999 })), 'host-not-found')
+  assert.equal(await storedLocation(bus, web.id), undefined)
+  assert.equal(locationOf(await report(bus, web)).hostId, alpha)
+})
+
+test('a report that is too large to be kept is refused', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  await using _replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const many = Array.from({ length: 64 }, (_, index) => ({
+    address: Buffer.alloc(16, index),
+    lengthBits: 128,
+  }))
+
+  const longLease = await report(bus, web, { leaseId: 'x'.repeat(65) })
+  const unknownFields = { 802: [Buffer.concat([Buffer.from([0x81, 0x30]), Buffer.alloc(6145)])] }
+  const padded = await report(bus, web, { _unknownFields: unknownFields })
+  const full = await report(bus, web, { leaseId: 'x'.repeat(64), allowedPrefixes: many })
+
+  assert.deepEqual([longLease, padded].map(errorCodeOf), Array(2).fill('invalid-argument'))
+  assert.equal(locationOf(full).hostId, alpha)
+})
+
+test('a host that floods with reports does not hold up those of others', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, beta, blue } = await config.site()
+  await using _replica = await startReplica(bus, { catchUpMs: 3_000 })
+  const web = await config.endpoint(blue, alpha, 'web')
+  const api = await config.endpoint(blue, beta, 'api')
+  const outcomes: string[] = []
+  // Of revisions that never come, so that each waits as long as it may.
+  const flood = Array.from({ length: 300 }, async () => {
+    const reply = await report(bus, web, { configRevision: 1_000_000n })
+    assert(reply.outcome?.$case === 'error')
+    outcomes.push(reply.outcome.value.code)
+  })
+
+  const reply = await report(bus, api)
+
+  assert.equal(locationOf(reply).hostId, beta)
+  // None of those that wait has an answer yet: only what was too much.
+  assert.deepEqual(new Set(outcomes), new Set(['overloaded']))
+  await Promise.all(flood)
+  assert.equal(outcomes.filter((code) => code === 'overloaded').length, 300 - 64)
+})
+
+test('a revoked host says nothing any more, and nothing is located at it', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, beta, blue } = await config.site()
+  await using replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const api = await config.endpoint(blue, beta, 'api')
+  await report(bus, web)
+  await report(bus, api)
+
+  await config.revoke(beta)
+
+  await eventually(
+    async () =>
+      outcomeOf(await resolveOne(replica.client, web.id, api.id)) === 'endpoint-not-located',
+  )
+  assert.equal(errorCodeOf(await report(bus, api, { sequence: 2n })), 'host-revoked')
+  assert.equal((await storedLocation(bus, api.id))?.reportSequence, 1n)
+})
+
+test('whose key is void by the VN database is refused, also by a replica that nobody told', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  await config.site()
+  await config.user(7, { tenantId: TENANT_ID, role: Role.ROLE_SUBSCRIBER })
+  const eve = { kind: 'user', id: 7 } as const
+  const credentials = domain.credentials(eve)
+  await using first = await startReplica(bus)
+  await using client = connectAs(eve, first.address, credentials)
+  await client.locate(LocateRequest.create())
+  const id = await config.nextId()
+  const revokedAtUnixMs = BigInt(Date.now())
+  const value = RevokedKey.create({ id, identityKey: credentials.publicKey, revokedAtUnixMs })
+
+  await config.put({ $case: 'revokedKey', value })
+
+  const isOut = async (asked: LocationClient): Promise<boolean> => {
+    const error = await asked.locate(LocateRequest.create()).then(() => undefined, asWeftError)
+    return error instanceof CertificateRefusedError
+  }
+  await eventually(() => isOut(client))
+  await using second = await startReplica(bus)
+  await using again = connectAs(eve, second.address, credentials)
+  assert.equal(await isOut(again), true)
+})
+
+test('a user sees the locations of the tenants that the user has a role in', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  await config.tenant(TENANT_ID, 'acme')
+  const red = await config.network('red', 4712, TENANT_ID + 1)
+  await config.user(7, { tenantId: TENANT_ID, role: Role.ROLE_SUBSCRIBER })
+  await config.user(8)
+  await using replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const other = await config.endpoint(red, alpha, 'other')
+  await report(bus, web)
+  await report(bus, other)
+  await using subscriber = connectAs({ kind: 'user', id: 7 }, replica.address)
+  await using nobody = connectAs({ kind: 'user', id: 8 }, replica.address)
+  await using host = connectAs({ kind: 'host', id: alpha }, replica.address)
+
+  const { locations, hostLeases } = await subscriber.locate(LocateRequest.create())
+
+  assert.deepEqual(
+    locations.map(({ endpointId }) => endpointId),
+    [web.id],
+  )
+  assert.deepEqual(hostLeases, [])
+  const watch = subscriber.watch(WatchRequest.create())[Symbol.asyncIterator]()
+  assert.deepEqual((await takeSnapshot(watch)).flatMap(locatedIds), [web.id])
+  await watch.return?.()
+  const otherIds = LocateRequest.create({ endpointIds: [other.id] })
+  assert.deepEqual((await subscriber.locate(otherIds)).locations, [])
+  await assert.rejects(resolveOne(subscriber, web.id, other.id), PermissionDeniedError)
+  await assert.rejects(nobody.locate(LocateRequest.create()), PermissionDeniedError)
+  await assert.rejects(host.locate(LocateRequest.create()), PermissionDeniedError)
+  assert.equal(outcomeOf(await resolveOne(host, web.id, other.id)), 'different-networks')
+})
+
+test('a watch ends when other tenants are visible to the caller than before, and a new one shows those', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  const red = await config.network('red', 4712, TENANT_ID + 1)
+  const acme = { tenantId: TENANT_ID, role: Role.ROLE_SUBSCRIBER }
+  const other = { tenantId: TENANT_ID + 1, role: Role.ROLE_SUBSCRIBER }
+  await config.user(7, acme, other)
+  await config.user(8, acme)
+  await using replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const db = await config.endpoint(red, alpha, 'db')
+  await report(bus, web)
+  await report(bus, db)
+  await using subscriber = connectAs({ kind: 'user', id: 7 }, replica.address)
+  await using bystander = connectAs({ kind: 'user', id: 8 }, replica.address)
+  const watchOf = (client: LocationClient): AsyncIterator<WatchResponse> =>
+    client.watch(WatchRequest.create())[Symbol.asyncIterator]()
+  const before = watchOf(subscriber)
+  assert.deepEqual((await takeSnapshot(before)).flatMap(locatedIds), [web.id, db.id])
+  const untouched = watchOf(bystander)
+  await takeSnapshot(untouched)
+
+  await config.user(7, acme)
+
+  await assert.rejects(before.next(), UnavailableError)
+  await detach(bus, db, 2n)
+  const after = watchOf(subscriber)
+  assert.deepEqual((await takeSnapshot(after)).flatMap(locatedIds), [web.id])
+  await config.user(7)
+  await assert.rejects(after.next(), PermissionDeniedError)
+  await detach(bus, web, 2n)
+  await takeUntil(untouched, ({ goneEndpointIds }) => goneEndpointIds.includes(web.id))
+  await untouched.return?.()
+})
+
+test('what is stored of an endpoint has the report as its host signed it', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  await using replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha)
+  const mac = Buffer.from([2, 0, 0, 0, 0, 11])
+
+  await report(bus, web, { mac, _unknownFields: { 802: [Uint8Array.of(1, 7)] } })
+
+  const stored = LocationReport.decode((await storedLocation(bus, web.id))?.report ?? Buffer.of())
+  assert.deepEqual(stored.mac, mac)
+  assert.equal(stored._unknownFields?.[802]?.length, 1)
+  assert.doesNotThrow(() => verifyReport(stored, publicKeyOf(keyOf(alpha))))
+  assert.throws(() => verifyReport({ ...stored, mac: Buffer.alloc(6) }, publicKeyOf(keyOf(alpha))))
+  const { locations } = await replica.client.locate(LocateRequest.create())
+  assert.equal(locations[0]?.report.length, 0)
+  await detach(bus, web, 2n)
+  assert.equal((await storedLocation(bus, web.id))?.report.length, 0)
 })
 
 test('a watch starts with all locations in chunks, then tells what changes', async () => {

@@ -9,12 +9,22 @@ import {
   type ResolveResponse,
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { createLogger } from '@weft/telemetry'
-import { eventually, startNats, type TestNats } from '@weft/testing'
-import { ConfigRecords, type LocationClient, locationOf, report, startReplica } from './site.ts'
+import { eventually, startDomainNats, type TestDomainNats } from '@weft/testing'
+import {
+  ConfigRecords,
+  domain,
+  type LocationClient,
+  locationOf,
+  report,
+  startReplica,
+} from './site.ts'
+
+const log = createLogger({ service: 'test', level: 'silent' })
 
 test('three replicas share the reports, and each answers from all of them', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats({ domain })
   await using bus = await connectTo(nats)
+  await using hosts = await connectTo(nats, 'hosts')
   const config = await ConfigRecords.open(bus)
   const { alpha, beta, blue } = await config.site()
   await using one = await startReplicaOn(nats)
@@ -25,7 +35,7 @@ test('three replicas share the reports, and each answers from all of them', asyn
     endpoints.push(await config.endpoint(blue, count % 2 ? alpha : beta, `web-${count}`))
   }
 
-  const replies = await Promise.all(endpoints.map((endpoint) => report(bus, endpoint)))
+  const replies = await Promise.all(endpoints.map((endpoint) => report(hosts, endpoint)))
 
   const newest = replies
     .map((reply) => locationOf(reply).revision)
@@ -40,31 +50,32 @@ test('three replicas share the reports, and each answers from all of them', asyn
 })
 
 test('while NATS is down answers go on, reports fail, and after its crash both work as before', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats({ domain })
   await using bus = await connectTo(nats)
+  await using hosts = await connectTo(nats, 'hosts')
   const config = await ConfigRecords.open(bus)
   const { alpha, blue } = await config.site()
   await using replica = await startReplicaOn(nats)
   const web = await config.endpoint(blue, alpha, 'web')
   const db = await config.endpoint(blue, alpha, 'db')
-  await report(bus, web)
-  const { revision } = locationOf(await report(bus, db))
+  await report(hosts, web)
+  const { revision } = locationOf(await report(hosts, db))
   const before = await resolveAll(replica.client, [web, db], revision)
 
   await nats.kill()
-  await eventually(() => bus.state === 'disconnected')
+  await eventually(() => hosts.state === 'disconnected')
   const meanwhile = await resolveAll(replica.client, [web, db], 0n)
   assert.deepEqual(meanwhile, before)
   assert(before.resolutions.every(({ outcome }) => outcome?.$case === 'connection'))
-  await assert.rejects(report(bus, web, { sequence: 2n }), UnavailableError)
+  await assert.rejects(report(hosts, web, { sequence: 2n }), UnavailableError)
 
   await nats.start()
-  const reply = await eventually(() => tryReport(bus, web, 2n))
+  const reply = await eventually(() => tryReport(hosts, web, 2n))
   const after = locationOf(reply)
   assert.equal(after.epoch, 1n)
   assert.equal(after.reportSequence, 2n)
   const api = await config.endpoint(blue, alpha, 'api')
-  await report(bus, api)
+  await report(hosts, api)
   const { locations } = await replica.client.locate(LocateRequest.create())
   assert.deepEqual(
     locations.map(({ endpointId }) => endpointId),
@@ -73,15 +84,16 @@ test('while NATS is down answers go on, reports fail, and after its crash both w
 })
 
 test('a replica that starts later knows what was reported before, after a crash of NATS too', async () => {
-  await using nats = await startNats()
+  await using nats = await startDomainNats({ domain })
   let web: Endpoint
   {
     await using bus = await connectTo(nats)
+    await using hosts = await connectTo(nats, 'hosts')
     const config = await ConfigRecords.open(bus)
     const { alpha, blue } = await config.site()
     await using _replica = await startReplicaOn(nats)
     web = await config.endpoint(blue, alpha)
-    await report(bus, web, { sequence: 5n })
+    await report(hosts, web, { sequence: 5n })
   }
   await nats.kill()
   await nats.start()
@@ -94,18 +106,26 @@ test('a replica that starts later knows what was reported before, after a crash 
   assert.equal(locations[0].epoch, 1n)
 })
 
-function connectTo(nats: TestNats, name = 'test'): Promise<Bus> {
-  const log = createLogger({ service: name, level: 'silent' })
-  return connectBus({ servers: [nats.url], name, log })
+/** As somebody who may do everything in an account: that of the VN database, unless another is given. */
+function connectTo(nats: TestDomainNats, account: 'control' | 'hosts' = 'control'): Promise<Bus> {
+  const credentials = nats.wideCredentials(account)
+  return connectBus({ servers: [nats.url], credentials, name: 'test', log })
 }
 
-/** A replica with a connection of its own. */
+let replicaCount = 0
+
+/** A replica with a connection of its own, on which it may do what a resolver may. */
 async function startReplicaOn(
-  nats: TestNats,
+  nats: TestDomainNats,
 ): Promise<AsyncDisposable & { readonly client: LocationClient }> {
   await using opened = new AsyncDisposableStack()
-  const bus = opened.use(await connectTo(nats, 'location-resolver'))
-  const { client } = opened.use(await startReplica(bus))
+  const replica = `${++replicaCount}`
+  const credentials = nats.credentials({ kind: 'service', name: 'location-resolver', replica })
+  const bus = opened.use(
+    await connectBus({ servers: [nats.url], credentials, name: 'location-resolver', log }),
+  )
+  const recordsBus = opened.use(await connectTo(nats))
+  const { client } = opened.use(await startReplica(bus, {}, recordsBus))
   const running = opened.move()
   return { client, [Symbol.asyncDispose]: () => running.disposeAsync() }
 }
@@ -124,9 +144,9 @@ function resolveAll(
 }
 
 /** Undefined while nobody can take the report. */
-async function tryReport(bus: Bus, endpoint: Endpoint, sequence: bigint) {
+async function tryReport(hosts: Bus, endpoint: Endpoint, sequence: bigint) {
   try {
-    const reply = await report(bus, endpoint, { sequence })
+    const reply = await report(hosts, endpoint, { sequence })
     return reply.outcome?.$case === 'error' ? undefined : reply
   } catch (error) {
     if (error instanceof WeftError) return undefined

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { KeyObject } from 'node:crypto'
 import { inspect } from 'node:util'
 import {
   type Bucket,
@@ -8,16 +9,23 @@ import {
   recordKey,
   events as subjects,
 } from '@weft/bus'
+import { generateIdentityKey, publicKeyOf } from '@weft/identity'
+import { signRenewal, signReport } from '@weft/identity/host-signature'
 import {
   Encryption,
   Endpoint,
+  type Grant,
   Host,
   HostKind,
   Network,
+  Role,
   Record as StoredRecord,
+  Tenant,
+  User,
   Zone,
 } from '@weft/proto/weftline/config/v1/records.ts'
 import {
+  LeaseRenewal,
   Location,
   LocationChange,
   LocationReport,
@@ -26,10 +34,26 @@ import {
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { type Client, connect } from '@weft/rpc'
 import { createLogger } from '@weft/telemetry'
+import { type TestCredentials, type TestDomain, testDomain } from '@weft/testing'
 import type { Config } from '../src/config.ts'
 import { startOn } from '../src/service.ts'
 
 export type LocationClient = Client<typeof LocationServiceService>
+
+export const domain: TestDomain = testDomain()
+/** The user who may see everything. */
+const OWNER_ID = 1
+/** Of all networks, unless another is given. */
+export const TENANT_ID = 900
+
+const hostKeys = new Map<number, KeyObject>()
+
+/** Identity key of a host: the same one whenever it is asked for. */
+export function keyOf(hostId: number): KeyObject {
+  const key = hostKeys.get(hostId) ?? generateIdentityKey()
+  hostKeys.set(hostId, key)
+  return key
+}
 
 /** One zone with hosts alpha and beta, and network blue. */
 export interface Site {
@@ -73,19 +97,44 @@ export class ConfigRecords {
     address: readonly number[],
     isForeign = false,
   ): Promise<number> {
+    const id = await this.nextId()
     const value = Host.create({
-      id: await this.nextId(),
+      id,
       name,
       kind: isForeign ? HostKind.HOST_KIND_VXLAN_PEER : HostKind.HOST_KIND_WEFT,
       underlayAddresses: [{ address: Buffer.from(address), zoneId }],
+      identityKey: isForeign ? Buffer.alloc(0) : publicKeyOf(keyOf(id)),
     })
     await this.put({ $case: 'host', value })
-    return value.id
+    return id
   }
 
-  async network(name: string, vni: number): Promise<number> {
+  /** Makes the key of a host void. */
+  async revoke(hostId: number): Promise<void> {
+    const entry = await this.#bucket.get(recordKey('host', hostId))
+    assert(entry?.value.kind?.$case === 'host')
+    await this.put({ $case: 'host', value: { ...entry.value.kind.value, revokedAtUnixMs: 1n } })
+  }
+
+  async tenant(id: number, name: string): Promise<void> {
+    await this.put({ $case: 'tenant', value: Tenant.create({ id, name }) })
+  }
+
+  async user(id: number, ...grants: readonly Grant[]): Promise<void> {
+    await this.put({
+      $case: 'user',
+      value: User.create({ id, name: `user${id}`, grants: [...grants] }),
+    })
+  }
+
+  async hasUser(id: number): Promise<boolean> {
+    return (await this.#bucket.get(recordKey('user', id))) !== undefined
+  }
+
+  async network(name: string, vni: number, tenantId: number = TENANT_ID): Promise<number> {
     const value = Network.create({
       id: await this.nextId(),
+      tenantId,
       name,
       vni,
       mtuBytes: 1320,
@@ -130,12 +179,23 @@ export class ConfigRecords {
 
 let replicaCount = 0
 
-/** Starts a replica on the bus, with a client of its own. */
+export interface TestReplica extends AsyncDisposable {
+  /** Of a user who may see everything. */
+  readonly client: LocationClient
+  readonly address: string
+}
+
+/** Starts a replica on the bus, with a client of its own. `recordsBus`: for whoever may write the VN database. */
 export async function startReplica(
   bus: Bus,
   config: Partial<Config> = {},
-): Promise<AsyncDisposable & { readonly client: LocationClient }> {
+  recordsBus: Bus = bus,
+): Promise<TestReplica> {
   await using opened = new AsyncDisposableStack()
+  const records = await ConfigRecords.open(recordsBus)
+  if (!(await records.hasUser(OWNER_ID))) {
+    await records.user(OWNER_ID, { tenantId: 0, role: Role.ROLE_OWNER })
+  }
   const context = {
     name: 'location-resolver',
     log: createLogger({ service: 'location-resolver', level: 'silent' }),
@@ -147,29 +207,59 @@ export async function startReplica(
       `replica-${++replicaCount}`,
       {
         listen: ['127.0.0.1:0'],
-        natsUrls: [],
+        identityFolder: '',
+        natsUrls: undefined,
         replicaId: undefined,
         horizonMs: 60_000,
         catchUpMs: 1000,
         ...config,
       },
       context,
+      domain.credentials({ kind: 'service', id: 'location-resolver' }),
     ),
   )
   const [address] = service.addresses
   assert(address !== undefined)
-  const client = opened.use(connect(address, LocationServiceService))
+  const client = opened.use(connectAs({ kind: 'user', id: OWNER_ID }, address))
   const running = opened.move()
-  return { client, [Symbol.asyncDispose]: () => running.disposeAsync() }
+  return { client, address, [Symbol.asyncDispose]: () => running.disposeAsync() }
 }
 
-/** Reports like a host, on its own subject unless another is given. */
+/** A client of a replica for a member of the domain. */
+export function connectAs(
+  member: { readonly kind: 'user' | 'host'; readonly id: number },
+  address: string,
+  credentials: TestCredentials = domain.credentials(member),
+): LocationClient {
+  return connect(address, LocationServiceService, {
+    security: { kind: 'mutual-tls', credentials, peer: 'location-resolver' },
+  })
+}
+
+/** Reports like a host, on its own subject and signed by its own key unless others are given. */
 export function report(
   bus: Bus,
   endpoint: Endpoint,
-  some: Partial<LocationReport> & { readonly subjectHostId?: number } = {},
+  some: Partial<LocationReport> & {
+    readonly subjectHostId?: number
+    readonly key?: KeyObject
+  } = {},
 ): Promise<LocationReportReply> {
-  const message = LocationReport.create({
+  const { subjectHostId, key, ...fields } = some
+  const message = reportOf(endpoint, fields)
+  const sender = subjectHostId ?? message.hostId
+  const signed = fields.hostSignature ? message : signReport(message, key ?? keyOf(message.hostId))
+  return bus.request(
+    subjects.endpointReported.subject(sender, message.endpointId),
+    { request: LocationReport, reply: LocationReportReply },
+    signed,
+    { timeoutMs: 10_000 },
+  )
+}
+
+/** That an endpoint is attached where it is assigned, and what is to be different about it. */
+export function reportOf(endpoint: Endpoint, some: Partial<LocationReport> = {}): LocationReport {
+  const said = LocationReport.create({
     change: LocationChange.LOCATION_CHANGE_ATTACHED,
     endpointId: endpoint.id,
     networkId: endpoint.networkId,
@@ -178,15 +268,20 @@ export function report(
     leaseId: 'lease-1',
     observedAtUnixMs: 1_000n,
     sequence: 1n,
-    ...some,
   })
-  const sender = some.subjectHostId ?? message.hostId
-  return bus.request(
-    subjects.endpointReported.subject(sender, message.endpointId),
-    { request: LocationReport, reply: LocationReportReply },
-    message,
-    { timeoutMs: 10_000 },
-  )
+  return { ...said, ...some }
+}
+
+/** Renews a lease like a host. */
+export function renew(
+  bus: Bus,
+  some: Partial<LeaseRenewal> & { readonly hostId: number; readonly sender?: number },
+  key: KeyObject = keyOf(some.hostId),
+): void {
+  const { sender = some.hostId, ...fields } = some
+  const renewal = LeaseRenewal.create({ leaseTtlMs: 15_000, sentAtUnixMs: 1n, ...fields })
+  const subject = subjects.hostRenewed.subject(sender, renewal.hostId)
+  bus.publish(subject, LeaseRenewal, signRenewal(renewal, key))
 }
 
 export function detach(

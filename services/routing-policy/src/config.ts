@@ -2,7 +2,10 @@ import type { EnvReader } from '@weft/env'
 
 export interface Config {
   readonly listen: readonly string[]
-  readonly natsUrls: readonly string[]
+  /** Who this service is. */
+  readonly identityFolder: string
+  /** Undefined for where the domain says. */
+  readonly natsUrls: readonly string[] | undefined
   /** Names this replica in what it publishes; chosen at random if not given. */
   readonly replicaId: string | undefined
   /** How long a decision may be used when nobody can be asked. */
@@ -15,10 +18,14 @@ export function readConfig(reader: EnvReader): Config {
       help: 'where RoutingService is served',
       default: ['127.0.0.1:7003'],
     }),
+    identityFolder: reader.path('WEFT_IDENTITY_DIR', {
+      help: 'folder with the identity of this service, see weft init',
+      default: '/var/lib/weft/identity',
+    }),
     natsUrls: reader.urls('NATS_URL', {
-      help: 'servers of the message bus',
+      help: 'servers of the message bus; where the domain says if not set',
       schemes: ['nats', 'tls'],
-      default: ['nats://127.0.0.1:4222'],
+      optional: true,
     }),
     replicaId: reader.text('WEFT_REPLICA_ID', {
       help: 'name of this replica: letters, digits, - and _; random if not set',

@@ -1,5 +1,5 @@
-import { type WeftError } from '@weft/errors'
-import { counter, gauge, type Logger } from '@weft/telemetry'
+import type { WeftError } from '@weft/errors'
+import { counter, gauge, type Logger, SparseLog } from '@weft/telemetry'
 
 const decisions = counter({
   name: 'weft_routing_decisions_total',
@@ -13,14 +13,21 @@ const changes = counter({
   labels: ['kind'],
 })
 
+const revocations = counter({
+  name: 'weft_routing_revocations_refused_total',
+  help: 'Messages about void keys that the directory did not sign',
+})
+
 const rules = gauge({ name: 'weft_routing_rules', help: 'Rules in the table, without the default' })
 
 /** What happens here that somebody may want to hear of. */
 export class Events {
   readonly #log: Logger
+  readonly #warnings: SparseLog
 
   constructor(log: Logger) {
     this.#log = log
+    this.#warnings = new SparseLog(log)
   }
 
   decided(protocol: string): void {
@@ -51,6 +58,20 @@ export class Events {
   /** The rules that are known stay in force. */
   storeLostWrites(reason: string): void {
     this.#log.error({ reason }, 'the bucket of rules lost writes: known rules stay in force')
+  }
+
+  /** What is known of tenants, hosts and users stays in force. */
+  recordsLost(reason: string): void {
+    this.#log.error({ reason }, 'the bucket of the VN database lost writes: known records are kept')
+  }
+
+  revocationsRefused(error: WeftError): void {
+    revocations.add(1, {})
+    this.#warnings.warn(
+      'revocations',
+      { code: error.code, facts: error.facts },
+      'a message about void keys was refused',
+    )
   }
 
   /** Shows the size of the table until the returned function is called. */

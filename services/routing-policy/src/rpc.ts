@@ -1,3 +1,4 @@
+import type { World } from '@weft/access'
 import { asWeftError, InvalidArgumentError, toWire } from '@weft/errors'
 import {
   type ConnectionFacts,
@@ -16,6 +17,7 @@ const CONNECTIONS_MAX = 256
 
 export function routingHandlers(
   rules: Rules,
+  world: World,
   horizonMs: number,
   events: Events,
 ): Handlers<typeof RoutingServiceService> {
@@ -41,9 +43,12 @@ export function routingHandlers(
         horizonMs: BigInt(horizonMs),
       })
     },
-    async listRules() {
+    async listRules(_request, { scope }) {
+      // Those of no network are the domain's, and hold for everybody.
+      const isVisible = ({ networkId }: { readonly networkId: number }): boolean =>
+        scope === 'all' || networkId === 0 || scope.has(world.tenantOfNetwork(networkId) ?? 0)
       return ListRulesResponse.create({
-        rules: rules.table.list().map(ruleToMessage),
+        rules: rules.table.list().filter(isVisible).map(ruleToMessage),
         revision: rules.revision,
       })
     },

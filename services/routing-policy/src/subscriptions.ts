@@ -1,5 +1,17 @@
-import { type BucketCopy, type Bus, buckets, follow, events as subjects } from '@weft/bus'
+import { type RecordsWorld, worldKinds } from '@weft/access'
+import {
+  type BucketCopy,
+  type Bus,
+  buckets,
+  follow,
+  keyTokens,
+  recordKey,
+  events as subjects,
+} from '@weft/bus'
+import { type KeyRefuser, type OwnCredentials, refuseVoidKey } from '@weft/domain'
 import { asWeftError } from '@weft/errors'
+import { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
+import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { Rule, RulesChanged } from '@weft/proto/weftline/routing/v1/routing.ts'
 import type { RuleTable } from './domain/rule-table.ts'
 import type { Events } from './events.ts'
@@ -40,6 +52,10 @@ export async function followRules(
       change(rules.table.delete(key))
       events.ruleDropped(key)
     },
+    damaged(key) {
+      keys.add(key)
+      change(rules.table.delete(key))
+    },
     keys: () => keys,
     reset: (reason) => events.storeLostWrites(reason),
     caughtUp(revision) {
@@ -55,4 +71,51 @@ export async function followRules(
     },
   }
   return follow(await bus.openBucket(buckets.rules, Rule), copy)
+}
+
+/** Keeps in step what the rules of access need of the VN database, and who is refused. */
+export async function followWorld(
+  bus: Bus,
+  world: RecordsWorld,
+  refuser: KeyRefuser,
+  events: Events,
+): Promise<AsyncDisposable> {
+  const damaged = (key: string): void => {
+    const [kindToken, id] = keyTokens(key)
+    const kind = worldKinds.find((candidate) => candidate === kindToken)
+    if (kind) world.distrust(kind, Number(id))
+  }
+  return follow(await bus.openBucket(buckets.config, StoredRecord, { access: 'remote' }), {
+    put({ key, value }) {
+      if (value.kind?.$case !== keyTokens(key)[0]) return damaged(key)
+      world.put(value)
+      refuseVoidKey(value, refuser)
+    },
+    delete(key) {
+      const [kindToken, id] = keyTokens(key)
+      const kind = worldKinds.find((candidate) => candidate === kindToken)
+      if (kind) world.delete(kind, Number(id))
+    },
+    damaged,
+    *keys() {
+      for (const [kind, id] of world.entries()) yield recordKey(kind, id)
+    },
+    reset: (reason) => events.recordsLost(reason),
+    caughtUp: () => undefined,
+  })
+}
+
+/** Hears whose keys are void, and refuses their holders from then on. */
+export function hearRevocations(
+  bus: Bus,
+  credentials: Pick<OwnCredentials, 'noteRevocations'>,
+  events: Events,
+): AsyncDisposable {
+  return bus.subscribe(subjects.keyRevoked.pattern(), Signed, async (statement) => {
+    try {
+      await credentials.noteRevocations(statement)
+    } catch (error) {
+      events.revocationsRefused(asWeftError(error))
+    }
+  })
 }

@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { memoryBus, ruleKey, events as subjects } from '@weft/bus'
-import { InvalidArgumentError } from '@weft/errors'
+import {
+  asWeftError,
+  CertificateRefusedError,
+  InvalidArgumentError,
+  PermissionDeniedError,
+} from '@weft/errors'
+import { Host, Role } from '@weft/proto/weftline/config/v1/records.ts'
 import {
   ConnectionFacts,
   Fact,
@@ -9,7 +15,20 @@ import {
   RulesChanged,
 } from '@weft/proto/weftline/routing/v1/routing.ts'
 import { eventually } from '@weft/testing'
-import { decide, openRules, putRule, ruleFor, startReplica } from './site.ts'
+import {
+  connectAs,
+  decide,
+  domain,
+  openRules,
+  putNetwork,
+  putRecord,
+  putRule,
+  putUser,
+  putVoidKey,
+  type RoutingClient,
+  ruleFor,
+  startReplica,
+} from './site.ts'
 
 const blue = 5
 const red = 6
@@ -127,4 +146,53 @@ test('too many questions at once are refused', async () => {
   const tooMany = decide(replica.client, Array<number>(257).fill(blue))
 
   await assert.rejects(tooMany, InvalidArgumentError)
+})
+
+test('everybody is answered about the tenants that are theirs, and sees no rules of others', async () => {
+  await using bus = memoryBus().connect()
+  const rules = await openRules(bus)
+  await putNetwork(bus, blue, 1)
+  await putNetwork(bus, red, 2)
+  await putUser(bus, 7, { tenantId: 1, role: Role.ROLE_SUBSCRIBER })
+  await putRecord(bus, { $case: 'host', value: Host.create({ id: 3, tenantIds: [1] }) })
+  await putRule(rules, 1, { networkId: 0, name: 'general' })
+  await putRule(rules, 2, { networkId: blue, name: 'own' })
+  await putRule(rules, 3, { networkId: red, name: 'of another' })
+  await using replica = await startReplica(bus)
+  await using subscriber = connectAs({ kind: 'user', id: 7 }, replica.address)
+  await using host = connectAs({ kind: 'host', id: 3 }, replica.address)
+
+  const { rules: seen } = await subscriber.listRules(ListRulesRequest.create())
+
+  assert.deepEqual(
+    seen.map(({ name }) => name),
+    ['own', 'general', 'default'],
+  )
+  assert.equal(await ruleFor(subscriber, blue), 'own')
+  assert.equal(await ruleFor(host, blue), 'own')
+  await assert.rejects(decide(subscriber, [red]), PermissionDeniedError)
+  await assert.rejects(decide(host, [blue, red]), PermissionDeniedError)
+  await assert.rejects(host.listRules(ListRulesRequest.create()), PermissionDeniedError)
+})
+
+test('whose key is void by the VN database is refused, also by a replica that nobody told', async () => {
+  await using bus = memoryBus().connect()
+  const eve = { kind: 'user', id: 7 } as const
+  const credentials = domain.credentials(eve)
+  await putNetwork(bus, blue, 4)
+  await putUser(bus, eve.id, { tenantId: 4, role: Role.ROLE_SUBSCRIBER })
+  await using first = await startReplica(bus)
+  await using client = connectAs(eve, first.address, credentials)
+  assert.equal((await decide(client, [blue])).decisions.length, 1)
+
+  await putVoidKey(bus, 99, credentials.publicKey)
+
+  const isOut = async (asked: RoutingClient): Promise<boolean> => {
+    const error = await decide(asked, [blue]).then(() => undefined, asWeftError)
+    return error instanceof CertificateRefusedError
+  }
+  await eventually(() => isOut(client))
+  await using second = await startReplica(bus)
+  await using again = connectAs(eve, second.address, credentials)
+  assert.equal(await isOut(again), true)
 })

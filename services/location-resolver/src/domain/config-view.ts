@@ -12,6 +12,10 @@ export interface Host {
   readonly name: string
   /** A machine with a plain VXLAN device: nobody reports for it. */
   readonly isForeign: boolean
+  /** Ed25519 public key, 32 bytes; empty for one that is not enrolled. */
+  readonly identityKey: Buffer
+  /** Its key is void. */
+  readonly isRevoked: boolean
   readonly addresses: readonly { readonly address: IpAddress; readonly zoneId: number }[]
 }
 
@@ -52,6 +56,8 @@ export class ConfigView {
   /** 0 until anything was read. */
   revision = 0n
   readonly #underlays = new Map<number, readonly UnderlayAddress[]>()
+  /** Endpoints. */
+  readonly #unreadable = new Set<number>()
 
   put(item: ConfigItem): void {
     switch (item.kind) {
@@ -68,6 +74,7 @@ export class ConfigView {
         break
       case 'endpoint':
         this.endpoints.set(item.value.id, item.value)
+        this.#unreadable.delete(item.value.id)
         break
     }
   }
@@ -87,13 +94,25 @@ export class ConfigView {
         break
       case 'endpoint':
         this.endpoints.delete(id)
+        this.#unreadable.delete(id)
         break
     }
   }
 
+  /**
+   * The record is there and cannot be read: a host is as if it was revoked, and of all else what was known before counts. An
+   * endpoint that was never known is not deleted.
+   */
+  distrust(kind: ConfigItem['kind'], id: number): void {
+    const host = kind === 'host' ? this.hosts.get(id) : undefined
+    if (host) this.put({ kind: 'host', value: { ...host, isRevoked: true } })
+    if (kind === 'endpoint') this.#unreadable.add(id)
+  }
+
   /** An id is the revision at which its record was created: one that this copy has passed and does not hold is gone. */
   isDeletedEndpoint(endpointId: number): boolean {
-    return BigInt(endpointId) <= this.revision && !this.endpoints.has(endpointId)
+    if (this.endpoints.has(endpointId) || this.#unreadable.has(endpointId)) return false
+    return BigInt(endpointId) <= this.revision
   }
 
   /** A host's addresses with what their zones promise. An address in a zone that is not known is not trusted. */

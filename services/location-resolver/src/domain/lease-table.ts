@@ -3,6 +3,8 @@ export interface Lease {
   readonly hostId: number
   readonly leaseId: string
   readonly ttlMs: number
+  /** By the host's clock, which it never sets back for this. */
+  readonly sentAtUnixMs: bigint
 }
 
 /**
@@ -12,8 +14,12 @@ export interface Lease {
 export class LeaseTable {
   readonly #leases = new Map<number, { readonly lease: Lease; readonly heardAtMs: number }>()
 
-  renew(lease: Lease, nowMs: number): void {
+  /** Takes a renewal, unless it is not later than the last one: then somebody says it once more. Returns whether it did. */
+  renew(lease: Lease, nowMs: number): boolean {
+    const known = this.#leases.get(lease.hostId)
+    if (known && lease.sentAtUnixMs <= known.lease.sentAtUnixMs) return false
     this.#leases.set(lease.hostId, { lease, heardAtMs: nowMs })
+    return true
   }
 
   forget(hostId: number): void {

@@ -44,6 +44,7 @@ function location(some: Partial<Location>): Location {
     leaseId: '',
     observedAtUnixMs: 0n,
     hostSignature: Buffer.alloc(0),
+    report: Buffer.alloc(0),
     revision: 1n,
     reportSequence: 1n,
     reporterHostId: some.hostId ?? 1,

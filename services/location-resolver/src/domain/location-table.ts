@@ -15,6 +15,8 @@ export interface Location {
   readonly revision: bigint
   readonly reportSequence: bigint
   readonly reporterHostId: number
+  /** The report with its signature, as the host sent it; empty once it was detached. */
+  readonly report: Buffer
 }
 
 /** This replica's copy of the observed locations, by endpoint. */

@@ -85,6 +85,17 @@ test('a report that contradicts the VN database is refused', () => {
   assert.throws(() => decideReport(otherAddress, config, undefined), InvalidArgumentError)
 })
 
+test('the record has the last report as it came, and none once it is detached', () => {
+  const config = configWith({ hostId: alpha })
+  const encoded = Buffer.from('as it was signed')
+
+  const attached = apply(config, [report({ sequence: 1n, encoded })])
+  const detached = apply(config, [detach({ sequence: 2n, encoded })], attached)
+
+  assert.deepEqual(attached?.report, encoded)
+  assert.equal(detached?.report.length, 0)
+})
+
 test('a copy of the VN database that is behind the report cannot judge it', () => {
   const config = configWith({ hostId: beta })
   config.revision = 20n
@@ -174,8 +185,14 @@ const address = Buffer.from([10, 20, 0, 11])
 
 function configWith(endpoint: Partial<Endpoint>): ConfigView {
   const config = new ConfigView()
-  config.put({ kind: 'host', value: { id: alpha, name: 'alpha', isForeign: false, addresses: [] } })
-  config.put({ kind: 'host', value: { id: beta, name: 'beta', isForeign: false, addresses: [] } })
+  const unremarkable = {
+    isForeign: false,
+    identityKey: Buffer.alloc(32),
+    isRevoked: false,
+    addresses: [],
+  }
+  config.put({ kind: 'host', value: { id: alpha, name: 'alpha', ...unremarkable } })
+  config.put({ kind: 'host', value: { id: beta, name: 'beta', ...unremarkable } })
   config.put({
     kind: 'endpoint',
     value: {
@@ -204,6 +221,7 @@ function report(some: Partial<Report>): Report {
     sequence: 1n,
     hostSignature: Buffer.alloc(0),
     configRevision: 0n,
+    encoded: Buffer.from('report'),
     ...some,
   }
 }

@@ -17,6 +17,8 @@ export interface Report {
   readonly hostSignature: Buffer
   /** Revision of the VN database at which the host saw the assignment, 0n if it does not know. */
   readonly configRevision: bigint
+  /** All of it with its signature, as it came: hosts that trust the reporter alone verify it themselves. */
+  readonly encoded: Buffer
 }
 
 export type ReportDecision =
@@ -69,6 +71,7 @@ function decideAttached(
     epoch: current?.hostId === report.hostId ? epoch : epoch + 1n,
     addresses: endpoint.addresses,
     leaseId: report.leaseId,
+    report: report.encoded,
   })
   return { kind: 'write', record }
 }
@@ -87,6 +90,7 @@ function decideDetached(
     epoch: current?.epoch ?? 0n,
     addresses: [],
     leaseId: '',
+    report: Buffer.alloc(0),
   })
   return { kind: 'write', record }
 }
@@ -115,7 +119,7 @@ function checkAssignment(report: Report, endpoint: Endpoint, config: ConfigView)
 function recordOf(
   report: Report,
   current: Location | undefined,
-  claim: Pick<Location, 'hostId' | 'epoch' | 'addresses' | 'leaseId'>,
+  claim: Pick<Location, 'hostId' | 'epoch' | 'addresses' | 'leaseId' | 'report'>,
 ): Location {
   return {
     // First, so that fields which a newer replica stored are kept.

@@ -206,7 +206,8 @@ function world(): { config: ConfigView; locations: LocationTable } {
 
 function host(some: Pick<Host, 'id' | 'name'> & Partial<Host>): Host {
   const addresses = [{ address: ip('192.0.2.9'), zoneId: zone }]
-  return { isForeign: false, addresses, ...some }
+  const identityKey = Buffer.alloc(32)
+  return { isForeign: false, identityKey, isRevoked: false, addresses, ...some }
 }
 
 function endpoint(some: Pick<Endpoint, 'id'> & Partial<Endpoint>): Endpoint {
@@ -231,6 +232,7 @@ function place(
     leaseId: '',
     observedAtUnixMs: 0n,
     hostSignature: Buffer.alloc(0),
+    report: Buffer.alloc(0),
     revision: 1n,
     reportSequence: 1n,
     reporterHostId: value.hostId,

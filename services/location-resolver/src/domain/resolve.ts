@@ -31,7 +31,7 @@ export type Connection = {
 
 /**
  * Where the endpoint is: where its assigned host observed it, or, on a foreign host, for which nobody reports, where it is
- * assigned. Undefined if it is nowhere, or only at a host to which it is no longer assigned.
+ * assigned. Undefined if it is nowhere, only at a host to which it is no longer assigned, or at one whose key is void.
  */
 export function locate(
   config: ConfigView,
@@ -40,7 +40,9 @@ export function locate(
 ): Location | undefined {
   const endpoint = config.endpoints.get(endpointId)
   if (endpoint === undefined || endpoint.hostId === 0) return undefined
-  if (config.hosts.get(endpoint.hostId)?.isForeign) return foreignLocation(endpoint)
+  const host = config.hosts.get(endpoint.hostId)
+  if (host?.isRevoked) return undefined
+  if (host?.isForeign) return foreignLocation(endpoint)
   const observed = locations.get(endpointId)
   return observed?.hostId === endpoint.hostId ? observed : undefined
 }
@@ -119,6 +121,7 @@ function foreignLocation(endpoint: Endpoint): Location {
     leaseId: '',
     observedAtUnixMs: 0n,
     hostSignature: Buffer.alloc(0),
+    report: Buffer.alloc(0),
     revision: 0n,
     reportSequence: 0n,
     reporterHostId: 0,
