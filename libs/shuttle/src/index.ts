@@ -28,7 +28,10 @@ export type ShuttleClient = Client<ShuttleServiceService>
  * would hide that tables and ports must be compared.
  */
 export function connectShuttle(address: string): ShuttleClient {
-  return connect(address, ShuttleServiceService, { retries: false })
+  return connect(address, ShuttleServiceService, {
+    security: { kind: 'socket-mode' },
+    retries: false,
+  })
 }
 
 /** Brings changes into force, in as many chunks as they need; resolves with the revision in force when no packet follows the old tables. */

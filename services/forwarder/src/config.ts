@@ -1,10 +1,9 @@
-import { hostname } from 'node:os'
+import { HOST_IDENTITY_DEFAULT } from '@weft/domain'
 import type { Address, EnvReader } from '@weft/env'
 
 export interface Config {
-  /** Id of this host in the VN database; undefined to look it up by name. */
-  readonly hostId: number | undefined
-  readonly hostName: string
+  /** Who this host is, as `weft join` wrote it down. */
+  readonly identityFolder: string
   readonly stateFolder: string
   readonly shuttle: Address
   readonly listen: readonly Address[]
@@ -12,33 +11,28 @@ export interface Config {
   readonly socketMode: number
   /** Group id of the sockets of the host API; undefined for the process's own. */
   readonly socketGroup: number | undefined
-  readonly natsServers: readonly string[]
-  readonly configAddress: Address
-  readonly resolverAddress: Address
-  readonly policyAddress: Address
+  /** Where the control plane is; undefined for where the domain says. */
+  readonly natsServers: readonly string[] | undefined
+  readonly configAddress: Address | undefined
+  readonly resolverAddress: Address | undefined
+  readonly policyAddress: Address | undefined
 }
 
 export function readConfig(env: EnvReader): Config {
   return {
-    hostId: env.integer('WEFT_FORWARDER_HOST_ID', {
-      help: 'id of this host in the VN database; looked up by name if not set',
-      optional: true,
-      min: 1,
-      max: 0xffff_ffff,
-    }),
-    hostName: env.text('WEFT_FORWARDER_HOST', {
-      help: 'name of this host in the VN database',
-      default: hostname(),
+    identityFolder: env.path('WEFT_IDENTITY_DIR', {
+      help: 'folder with the identity of this host, see weft join',
+      default: HOST_IDENTITY_DEFAULT,
     }),
     stateFolder: env.path('WEFT_FORWARDER_STATE_DIR', {
       help: 'folder for what this host knows and has attached',
       default: '/var/lib/weft/forwarder',
     }),
-    shuttle: env.address('WEFT_FORWARDER_SHUTTLE', {
+    shuttle: env.socket('WEFT_FORWARDER_SHUTTLE', {
       help: 'where the shuttle listens',
       default: 'unix:/run/weft/shuttle.sock',
     }),
-    listen: env.addresses('WEFT_FORWARDER_LISTEN', {
+    listen: env.sockets('WEFT_FORWARDER_LISTEN', {
       help: 'where the host API listens',
       default: ['unix:/run/weft/host.sock'],
     }),
@@ -55,20 +49,20 @@ export function readConfig(env: EnvReader): Config {
     }),
     natsServers: env.urls('NATS_URL', {
       schemes: ['nats', 'tls'],
-      help: 'servers of the message bus',
-      default: ['nats://127.0.0.1:4222'],
+      help: 'servers of the message bus; where the domain says if not set',
+      optional: true,
     }),
     configAddress: env.address('WEFT_FORWARDER_CONFIG', {
-      help: 'where config is served',
-      default: '127.0.0.1:7001',
+      help: 'where config is served; where the domain says if not set',
+      optional: true,
     }),
     resolverAddress: env.address('WEFT_FORWARDER_RESOLVER', {
-      help: 'where location-resolver is served',
-      default: '127.0.0.1:7002',
+      help: 'where location-resolver is served; where the domain says if not set',
+      optional: true,
     }),
     policyAddress: env.address('WEFT_FORWARDER_POLICY', {
-      help: 'where routing-policy is served',
-      default: '127.0.0.1:7003',
+      help: 'where routing-policy is served; where the domain says if not set',
+      optional: true,
     }),
   }
 }

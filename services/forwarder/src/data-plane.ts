@@ -220,8 +220,9 @@ export class DataPlane {
 
   async #apply(): Promise<void> {
     // Tables that somebody else wrote may hold what we do not know (our rows are lost, or on their way): they are replaced
-    // only by a complete set, and until then things are only added to them.
-    const isReplace = this.#isForeign && (this.#rows.self !== undefined || this.#revision === 0n)
+    // only by a complete set, and until then things are only added to them. Rows that ran out leave nothing to wait for.
+    const { self, hasRunOut } = this.#rows
+    const isReplace = this.#isForeign && (self !== undefined || hasRunOut || this.#revision === 0n)
     if (!this.#isJoined) throw this.#unavailable('it has not been joined')
     if (isReplace) this.#table.forgetTaken()
     else if (!this.#table.hasChanges) return

@@ -34,96 +34,40 @@ import {
 import type { Action, Answer } from './domain/answers.ts'
 import type { Decision, FactName } from './domain/decision-cache.ts'
 import type { Resolution } from './domain/resolution-cache.ts'
-import type { Endpoint, Network, PeerAddress, RowChange, StampedRow } from './domain/rows.ts'
+import type { Endpoint, Network, PeerAddress, Row } from './domain/rows.ts'
 import { type NetworkEntry, networkEntry, type TableChange } from './domain/switch-table.ts'
 
-/** The change that a row of the watched bucket says; undefined for a row of a kind that this version does not know. */
-export function rowFromMessage(message: HostRow): RowChange | undefined {
-  const revisions = { config: message.configRevision, location: message.locationRevision }
+/** What a row says; undefined for a row of a kind that this version does not know, and for what tenants sign (`statementFrom`). */
+export function rowFromMessage(message: HostRow): Row | undefined {
   switch (message.row?.$case) {
     case undefined:
+    case 'statement':
       return undefined
     case 'network': {
       const { network, tenantName } = message.row.value
-      if (!network) return undefined
-      return {
-        kind: 'put',
-        revisions,
-        row: { kind: 'network', value: networkFromRecord(network, tenantName) },
-      }
+      return network && { kind: 'network', value: networkFromRecord(network, tenantName) }
     }
     case 'endpoint': {
       const { endpointId, locationHostId, ...rest } = message.row.value
       const value = endpointFrom({ ...rest, id: endpointId, hostId: locationHostId })
-      return { kind: 'put', revisions, row: { kind: 'endpoint', value } }
+      return { kind: 'endpoint', value }
     }
     case 'peer': {
-      const { hostId, name, kind, addresses } = message.row.value
-      const isForeign = kind === HostKind.HOST_KIND_VXLAN_PEER
-      const value = { hostId, name, isForeign, addresses: addresses.map(peerAddress) }
-      return { kind: 'put', revisions, row: { kind: 'peer', value } }
+      const { hostId, name, kind, addresses, identityKey, tunnelKey } = message.row.value
+      const value = {
+        hostId,
+        name,
+        isForeign: kind === HostKind.HOST_KIND_VXLAN_PEER,
+        addresses: addresses.map(peerAddress),
+        identityKey: identityKey.toString('hex'),
+        tunnelKey: tunnelKey.toString('hex'),
+      }
+      return { kind: 'peer', value }
     }
     case 'self': {
       const { name, addresses } = message.row.value
-      const value = { name, addresses: addresses.map(peerAddress) }
-      return { kind: 'put', revisions, row: { kind: 'self', value } }
+      return { kind: 'self', value: { name, addresses: addresses.map(peerAddress) } }
     }
-  }
-}
-
-/** A row as it is kept on disk: what this host uses of it. */
-export function rowToMessage(hostId: number, { row, revisions }: StampedRow): HostRow {
-  return {
-    hostId,
-    configRevision: revisions.config,
-    locationRevision: revisions.location,
-    row: rowBody(row),
-  }
-}
-
-function rowBody(row: StampedRow['row']): HostRow['row'] {
-  switch (row.kind) {
-    case 'network':
-      return {
-        $case: 'network',
-        value: { network: networkToRecord(row.value), tenantName: row.value.tenant },
-      }
-    case 'endpoint': {
-      const { id, hostId, ...rest } = endpointToRecord(row.value)
-      const { networkId, name, mac, addresses, allowedPrefixes } = rest
-      return {
-        $case: 'endpoint',
-        value: {
-          endpointId: id,
-          networkId,
-          name,
-          mac,
-          addresses,
-          allowedPrefixes,
-          locationHostId: hostId,
-          epoch: row.value.epoch,
-        },
-      }
-    }
-    case 'peer':
-      return {
-        $case: 'peer',
-        value: {
-          hostId: row.value.hostId,
-          name: row.value.name,
-          kind: row.value.isForeign ? HostKind.HOST_KIND_VXLAN_PEER : HostKind.HOST_KIND_WEFT,
-          addresses: row.value.addresses.map(peerAddressToMessage),
-          identityKey: Buffer.alloc(0),
-          tunnelKey: Buffer.alloc(0),
-          capabilities: [],
-          wireVersions: [],
-        },
-      }
-    case 'self':
-      return {
-        $case: 'self',
-        value: { name: row.value.name, addresses: row.value.addresses.map(peerAddressToMessage) },
-      }
   }
 }
 
@@ -368,11 +312,6 @@ function peerAddress(message: PeerAddressMessage): PeerAddress {
   return { address: addressFrom(address), zoneId, zoneName, trusted }
 }
 
-function peerAddressToMessage(value: PeerAddress): PeerAddressMessage {
-  const { address, zoneId, zoneName, trusted } = value
-  return { address: ipToBytes(address), zoneId, zoneName, trusted }
-}
-
 function tableNetwork(entry: NetworkEntry): TableNetwork {
   const { id, vni, mtuBytes, gatewayV4, gatewayV6 } = entry
   return {
@@ -384,19 +323,19 @@ function tableNetwork(entry: NetworkEntry): TableNetwork {
   }
 }
 
-function prefixToMessage({ address, lengthBits }: Prefix): PrefixMessage {
+export function prefixToMessage({ address, lengthBits }: Prefix): PrefixMessage {
   return { address: ipToBytes(address), lengthBits }
 }
 
-function prefixFrom({ address, lengthBits }: PrefixMessage): Prefix {
+export function prefixFrom({ address, lengthBits }: PrefixMessage): Prefix {
   return prefixFromBytes(address, lengthBits) ?? broken('prefix', address)
 }
 
-function addressFrom(bytes: Uint8Array): IpAddress {
+export function addressFrom(bytes: Uint8Array): IpAddress {
   return ipFromBytes(bytes) ?? broken('address', bytes)
 }
 
-function macFrom(bytes: Uint8Array): MacAddress {
+export function macFrom(bytes: Uint8Array): MacAddress {
   return macFromBytes(bytes) ?? broken('MAC', bytes)
 }
 

@@ -11,8 +11,14 @@ const PROBE_MS = 5_000
 const PROBE_CAP_MS = 1_000
 const PROBE_TIMEOUT_MS = 1_000
 
-/** Errors that say that nobody answered, not that the answer was no. */
-const SILENCE: ReadonlySet<string> = new Set(['unavailable', 'deadline-exceeded', 'cancelled'])
+/** Errors that say that nobody answered, or not to us: it is of no use to ask further. Others are an answer. */
+const SILENCE: ReadonlySet<string> = new Set([
+  'unavailable',
+  'deadline-exceeded',
+  'cancelled',
+  'unauthenticated',
+  'certificate-refused',
+])
 
 /** A service that this host asks, with a breaker before it: while it is silent it is probed in the background, and nobody waits for it. */
 export class Dependency {

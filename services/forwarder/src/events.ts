@@ -1,6 +1,7 @@
 import type { WeftError } from '@weft/errors'
 import { counter, histogram, type Logger } from '@weft/telemetry'
 import { type Port, portName } from './domain/ports.ts'
+import type { RowRefusal } from './row-gate.ts'
 import type { MovedAside } from './store.ts'
 
 const tablesAppliedTotal = counter<'kind'>({
@@ -33,9 +34,24 @@ const portEventsTotal = counter<'event'>({
   labels: ['event'],
 })
 
+const rowsRefusedTotal = counter<'reason'>({
+  name: 'weft_forwarder_rows_refused_total',
+  help: 'Rows that were not acted on, by reason: what is wrong with their signature, other-host, other-row, expired, replayed',
+  labels: ['reason'],
+})
+const revocationsRefusedTotal = counter({
+  name: 'weft_forwarder_revocations_refused_total',
+  help: 'Messages about void keys that the directory did not sign',
+})
+
+/** Lines about what somebody may send as often as they like are written once in this time. */
+const REFUSALS_LOG_MS = 10_000
+
 /** What happens at this host that somebody may want to know: for each, its log line and its counters in one place. */
 export class Events {
   readonly #log: Logger
+  #refusedSinceLog = 0
+  #refusalLoggedAtMs = -Infinity
 
   constructor(log: Logger) {
     this.#log = log
@@ -43,6 +59,16 @@ export class Events {
 
   stateMovedAside({ path, movedTo, problem }: MovedAside): void {
     this.#log.error({ path, movedTo, problem }, 'a state file is broken and was moved aside')
+  }
+
+  statePutAway(facts: {
+    folder: string
+    former: { domain: string; hostId: number; host: string; ports: number }
+  }): void {
+    this.#log.warn(
+      facts,
+      'this machine was another host before: what that one knew and had attached is put away, as *.former',
+    )
   }
 
   stateLoaded(facts: { rows: number; ports: number }): void {
@@ -53,10 +79,59 @@ export class Events {
     this.#log.error({ err: error }, 'the state cannot be written to disk')
   }
 
-  hostUnknown(host: string, error: WeftError): void {
+  notEnrolled(folder: string, { message, remedy }: WeftError): void {
+    this.#log.warn({ folder, remedy }, `waiting to be enrolled: ${message}`)
+  }
+
+  enrolled(facts: { hostId: number; host: string }): void {
+    this.#log.info(facts, 'this host is enrolled')
+  }
+
+  /** `key`: where it was found; `disk` for our own. */
+  rowRefused(reason: RowRefusal, key: string): void {
+    rowsRefusedTotal.add(1, { reason })
+    this.#refused({ reason, key }, 'a row was refused, and nothing changed')
+  }
+
+  revocationsRefused({ code, message }: WeftError): void {
+    revocationsRefusedTotal.add(1, {})
+    this.#refused({ code, problem: message }, 'a message about void keys was refused')
+  }
+
+  peersRevoked(count: number): void {
+    this.#log.warn({ count }, 'keys of peers were revoked: nothing goes there or comes from there')
+  }
+
+  selfRevoked(): void {
+    this.#log.error('the key of this host was revoked: it has to join again with new keys')
+  }
+
+  /** `count`: of rows that ended; 0 where all were lost before. */
+  rightsEnded(count: number): void {
+    this.#log.error(
+      { rows: count },
+      'the rights of this host were not renewed until their end: what it had by them is taken away',
+    )
+  }
+
+  /** `tenants`: those whose keys are others than before, each with its number. */
+  tenantKeysPinned(tenants: readonly string[]): void {
+    this.#log.info({ tenants }, 'keys of locked tenants are noted: nothing else speaks for them')
+  }
+
+  /** `networks`: as `tenant/network`. */
+  networksNotVouchedFor(networks: readonly string[]): void {
     this.#log.warn(
-      { host, code: error.code },
-      `waiting to learn the id of this host: ${error.message}`,
+      { networks },
+      'networks of locked tenants do not count: the key of their tenant says nothing of them, or something else',
+    )
+  }
+
+  /** `networks`: as `tenant/network`. */
+  outsideNetworks(networks: readonly string[]): void {
+    this.#log.warn(
+      { networks, remedy: 'have the holder of the tenant’s key sign: weft tenant sign' },
+      'this host is not let into networks of locked tenants: nobody there believes what it says of its endpoints',
     )
   }
 
@@ -174,7 +249,7 @@ export class Events {
   locationLost(endpointId: number, error: WeftError): void {
     reportsTotal.add(1, { outcome: 'lost' })
     this.#log.debug(
-      { endpointId, code: error.code },
+      { endpointId, err: error },
       'a location report was not acknowledged: it is repeated',
     )
   }
@@ -184,5 +259,14 @@ export class Events {
       { endpointId, code: error.code },
       'a detached endpoint could not be released yet',
     )
+  }
+
+  #refused(facts: object, text: string): void {
+    this.#refusedSinceLog++
+    const nowMs = performance.now()
+    if (nowMs - this.#refusalLoggedAtMs < REFUSALS_LOG_MS) return
+    this.#log.warn({ ...facts, count: this.#refusedSinceLog }, text)
+    this.#refusalLoggedAtMs = nowMs
+    this.#refusedSinceLog = 0
   }
 }

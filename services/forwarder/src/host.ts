@@ -6,6 +6,7 @@ import type { HostRows } from './domain/host-rows.ts'
 import type { Ports } from './domain/ports.ts'
 import type { ResolutionCache } from './domain/resolution-cache.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
+import type { TenantLocks } from './domain/tenant-locks.ts'
 import type { PortDesk } from './port-desk.ts'
 import type { Standing } from './standing.ts'
 
@@ -14,6 +15,7 @@ export interface Host {
   readonly hostId: number
   readonly hostName: string
   readonly rows: HostRows
+  readonly locks: TenantLocks
   readonly ports: Ports
   readonly table: SwitchTable
   readonly resolutions: ResolutionCache
@@ -22,6 +24,8 @@ export interface Host {
   readonly dataPlane: DataPlane
   readonly desk: PortDesk
   readonly standing: Standing
+  /** The time by which rights end, in milliseconds since 1970. */
+  readonly rightsNowMs: () => number
   /** bus, config, location-resolver, routing-policy and shuttle. */
   readonly dependencies: readonly Dependency[]
 }

@@ -1,12 +1,15 @@
+import type { KeyObject } from 'node:crypto'
 import { type Bus, events as busEvents } from '@weft/bus'
 import { asWeftError, fromWire, UnavailableError, type WeftError } from '@weft/errors'
-import { ipToBytes } from '@weft/net'
+import { signRenewal, signReport } from '@weft/identity/host-signature'
+import { ipToBytes, macToBytes } from '@weft/net'
 import {
   LeaseRenewal,
   LocationChange,
   LocationReport,
   LocationReportReply,
 } from '@weft/proto/weftline/location/v1/location.ts'
+import { prefixToMessage } from './decode.ts'
 import { type Claim, LocationClaims } from './domain/location-claims.ts'
 import type { Events } from './events.ts'
 import { pause } from './loop.ts'
@@ -41,21 +44,30 @@ export class Locations {
   readonly claims: LocationClaims = new LocationClaims()
   readonly #hostId: number
   readonly #leaseId: string
+  readonly #identityKey: () => KeyObject
+  readonly #nowMs: () => number
   readonly #events: Events
   readonly #onRejected: (endpointId: number) => void
   readonly #waiters: Map<number, Waiter> = new Map()
   #bus: Bus | undefined
   #inFlight = 0
+  #renewedAtMs = 0
 
   constructor(options: {
     readonly hostId: number
     readonly leaseId: string
+    /** Signs what is said; another one after the host's keys were rotated. */
+    readonly identityKey: () => KeyObject
+    /** A clock that never goes back, across restarts too. */
+    readonly nowMs: () => number
     readonly events: Events
     /** location-resolver says that an endpoint, which nobody waits for, is not ours. */
     readonly onRejected: (endpointId: number) => void
   }) {
     this.#hostId = options.hostId
     this.#leaseId = options.leaseId
+    this.#identityKey = options.identityKey
+    this.#nowMs = options.nowMs
     this.#events = options.events
     this.#onRejected = options.onRejected
   }
@@ -125,21 +137,7 @@ export class Locations {
       const { outcome } = await bus.request(
         busEvents.endpointReported.subject(this.#hostId, claim.endpointId),
         { request: LocationReport, reply: LocationReportReply },
-        {
-          change:
-            claim.change === 'attached'
-              ? LocationChange.LOCATION_CHANGE_ATTACHED
-              : LocationChange.LOCATION_CHANGE_DETACHED,
-          endpointId: claim.endpointId,
-          networkId: claim.networkId,
-          addresses: claim.addresses.map(ipToBytes),
-          hostId: this.#hostId,
-          leaseId: this.#leaseId,
-          observedAtUnixMs: BigInt(Date.now()),
-          sequence: claim.sequence,
-          hostSignature: Buffer.alloc(0),
-          configRevision: claim.configRevision,
-        },
+        signReport(this.#reportOf(claim), this.#identityKey()),
         { timeoutMs: REPORT_TIMEOUT_MS },
       )
       if (outcome?.$case === 'error') throw fromWire(outcome.value)
@@ -155,6 +153,26 @@ export class Locations {
       if (REJECTIONS.has(known.code)) return this.#rejected(claim, known)
       this.#events.locationLost(claim.endpointId, known)
       this.claims.failed(claim, Date.now(), Math.random())
+    }
+  }
+
+  #reportOf(claim: Claim): LocationReport {
+    return {
+      change:
+        claim.change === 'attached'
+          ? LocationChange.LOCATION_CHANGE_ATTACHED
+          : LocationChange.LOCATION_CHANGE_DETACHED,
+      endpointId: claim.endpointId,
+      networkId: claim.networkId,
+      addresses: claim.addresses.map(ipToBytes),
+      hostId: this.#hostId,
+      leaseId: this.#leaseId,
+      observedAtUnixMs: BigInt(Date.now()),
+      sequence: claim.sequence,
+      hostSignature: Buffer.alloc(0),
+      configRevision: claim.configRevision,
+      mac: claim.sources ? macToBytes(claim.sources.mac) : Buffer.alloc(0),
+      allowedPrefixes: (claim.sources?.allowedPrefixes ?? []).map(prefixToMessage),
     }
   }
 
@@ -187,12 +205,16 @@ export class Locations {
 
   #renew(bus: Bus): void {
     if (bus.state !== 'connected') return
-    bus.publish(busEvents.hostRenewed.subject(this.#hostId, this.#hostId), LeaseRenewal, {
+    // One that is not later than the one before counts as said again by somebody else.
+    this.#renewedAtMs = Math.max(this.#renewedAtMs + 1, this.#nowMs())
+    const renewal = {
       hostId: this.#hostId,
       leaseId: this.#leaseId,
       leaseTtlMs: LEASE_TTL_MS,
-      sentAtUnixMs: BigInt(Date.now()),
+      sentAtUnixMs: BigInt(this.#renewedAtMs),
       hostSignature: Buffer.alloc(0),
-    })
+    }
+    const subject = busEvents.hostRenewed.subject(this.#hostId, this.#hostId)
+    bus.publish(subject, LeaseRenewal, signRenewal(renewal, this.#identityKey()))
   }
 }

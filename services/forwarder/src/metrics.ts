@@ -33,6 +33,10 @@ const tableEntries = gauge<'kind'>({
   help: 'Entries of the switch tables, by kind: networks, endpoints, peers',
   labels: ['kind'],
 })
+const unvouchedNetworks = gauge({
+  name: 'weft_forwarder_unvouched_networks',
+  help: 'Networks of locked tenants that do not count here, because their key says nothing of them',
+})
 const tableAge = gauge({
   name: 'weft_forwarder_table_age_seconds',
   help: 'Time since the tables were known to be what the controller says',
@@ -92,6 +96,10 @@ export function observeHost(host: Host, lastPorts: () => readonly ShuttlePort[])
     }),
     tableEntries.observe((report) => {
       for (const [kind, count] of Object.entries(host.table.sizes)) report(count, { kind })
+    }),
+    unvouchedNetworks.observe((report) => {
+      const networks = [...host.rows.networks.values()]
+      report(networks.filter(({ value }) => !host.locks.isVouchedFor(value)).length, {})
     }),
     tableAge.observe((report) => report(host.standing.tableAgeMs(Date.now()) / 1000, {})),
     dependencyUp.observe((report) => {

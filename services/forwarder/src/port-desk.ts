@@ -1,4 +1,4 @@
-import { asWeftError, EndpointNotAssignedError, WeftError } from '@weft/errors'
+import { asWeftError, EndpointNotAssignedError, TenantLockedError, WeftError } from '@weft/errors'
 import type { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import type { Client } from '@weft/rpc'
@@ -17,6 +17,7 @@ import {
   portName,
   type Release,
 } from './domain/ports.ts'
+import type { Network } from './domain/rows.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
 import type { Events } from './events.ts'
 import type { Locations } from './locations.ts'
@@ -41,6 +42,7 @@ export class PortDesk {
   readonly #locations: Locations
   readonly #config: Client<ConfigServiceService>
   readonly #configDependency: Dependency
+  readonly #isVouchedFor: (network: Network) => Promise<boolean>
   readonly #nextSequence: () => bigint
   readonly #persist: () => Promise<void>
   readonly #events: Events
@@ -58,6 +60,8 @@ export class PortDesk {
     readonly locations: Locations
     readonly config: Client<ConfigServiceService>
     readonly configDependency: Dependency
+    /** Whether the network counts; waits a little until its tenant, if that is locked, says so. */
+    readonly isVouchedFor: (network: Network) => Promise<boolean>
     readonly nextSequence: () => bigint
     /** Resolves once ports and releases are on disk. */
     readonly persist: () => Promise<void>
@@ -72,6 +76,7 @@ export class PortDesk {
     this.#locations = options.locations
     this.#config = options.config
     this.#configDependency = options.configDependency
+    this.#isVouchedFor = options.isVouchedFor
     this.#nextSequence = options.nextSequence
     this.#persist = options.persist
     this.#events = options.events
@@ -155,6 +160,15 @@ export class PortDesk {
     for (const release of this.#releases.values()) this.#locations.say(detachedClaim(release))
   }
 
+  /** Says all that is attached here under new numbers: this host has another key, and nobody believes what it signed before. */
+  async claimAnew(): Promise<void> {
+    for (const port of [...this.#ports]) {
+      this.#ports.set({ ...port, sequence: this.#nextSequence() })
+    }
+    await this.#persist()
+    this.claimAll()
+  }
+
   /** Rows came or went: ports whose endpoint is elsewhere by now are detached, and a location that got lost is said again. */
   async compareRows(touched: readonly number[]): Promise<void> {
     for (const port of this.#ports.fencedBy(
@@ -226,6 +240,8 @@ export class PortDesk {
     undo.defer(() => this.#undo(port, () => this.#settleRelease(endpointId)))
     undo.defer(() => this.#undo(port, () => this.#dataPlane.sync()))
     undo.defer(() => this.#undo(port, () => this.#forget(port)))
+    // Who answers for config may name another network than the one that was meant.
+    if (!(await this.#isVouchedFor(port.network))) throw notVouchedFor(port)
     // Somebody may have attached the device while config was asked.
     this.#ports.findSame(name, attachment)
     this.#ports.set(port)
@@ -353,6 +369,7 @@ export class PortDesk {
       assignedRevision: endpoint.meta?.revision ?? 0n,
       sequence: this.#nextSequence(),
     }
+    if (!(await this.#isVouchedFor(port.network))) return
     this.#ports.set(port)
     await this.#persist()
     this.#table.touchPort(endpointId, port.network.id)
@@ -394,9 +411,18 @@ function claimOf({ endpoint, sequence, assignedRevision }: Port): Claim {
     endpointId: endpoint.id,
     networkId: endpoint.networkId,
     addresses: endpoint.addresses,
+    sources: { mac: endpoint.mac, allowedPrefixes: endpoint.allowedPrefixes },
     sequence,
     configRevision: assignedRevision,
   }
+}
+
+function notVouchedFor(port: Port): TenantLockedError {
+  return new TenantLockedError({
+    tenant: port.network.tenant,
+    what: `network ${port.network.name} does not count at this host`,
+    problem: 'the tenant’s key says nothing of it, or something else',
+  })
 }
 
 function detachedClaim({ endpointId, networkId, addresses, sequence }: Release): Claim {

@@ -1,4 +1,9 @@
-import { type ErrorInfo, InvalidArgumentError, PortNotFoundError } from '@weft/errors'
+import {
+  type ErrorInfo,
+  InvalidArgumentError,
+  NotEnrolledError,
+  PortNotFoundError,
+} from '@weft/errors'
 import { ipToBytes, macToBytes } from '@weft/net'
 import { Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
@@ -17,7 +22,7 @@ import {
   FlowAction,
   type Port as ShuttlePort,
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
-import { type Handlers, type Implementation, implement } from '@weft/rpc'
+import { GUARDED_BY_SOCKET, type Handlers, type Implementation, implement } from '@weft/rpc'
 import manifest from '../package.json' with { type: 'json' }
 import type { Dependency } from './dependency.ts'
 import type { Action, Answer } from './domain/answers.ts'
@@ -70,6 +75,7 @@ export function hostApi(host: Host): Implementation {
     async getStatus() {
       const info = await host.dataPlane.refreshInfo().catch(() => host.dataPlane.info)
       const now = Date.now()
+      const { horizonMs } = host.rows
       return {
         hostId: host.hostId,
         host: host.rows.self?.name ?? host.hostName,
@@ -96,6 +102,8 @@ export function hostApi(host: Host): Implementation {
         kernel: info?.kernel ?? '',
         shuttleVersion: info?.version ?? '',
         hostDrops: info?.hostDrops ?? {},
+        horizonUnixMs: BigInt(horizonMs ?? 0),
+        horizonLeftMs: age(horizonMs === undefined ? 0 : horizonMs - host.rightsNowMs()),
       }
     },
 
@@ -111,7 +119,23 @@ export function hostApi(host: Host): Implementation {
       yield* host.dataPlane.ping({ sourceEndpointId: port.endpoint.id, ...probe }, signal)
     },
   }
-  return implement(ForwarderServiceService, handlers)
+  return implement(ForwarderServiceService, handlers, GUARDED_BY_SOCKET)
+}
+
+/** The host API of a host that has not joined: all that it says is how to. `folder`: where its identity would be. */
+export function hostApiBeforeJoin(folder: string): Implementation {
+  const refuse = async (): Promise<never> => {
+    throw new NotEnrolledError({ folder, who: 'host' })
+  }
+  const handlers: Handlers<ForwarderServiceService> = {
+    attachPort: refuse,
+    detachPort: refuse,
+    listPorts: refuse,
+    listConnections: refuse,
+    getStatus: refuse,
+    ping: () => ({ [Symbol.asyncIterator]: () => ({ next: refuse }) }),
+  }
+  return implement(ForwarderServiceService, handlers, GUARDED_BY_SOCKET)
 }
 
 function endpointName({ tenant, network, endpoint }: EndpointName): EndpointName {

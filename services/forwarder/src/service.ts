@@ -1,11 +1,14 @@
-import { randomUUID } from 'node:crypto'
+import { randomUUID, X509Certificate } from 'node:crypto'
+import { uptime } from 'node:os'
 import { type Bus, connectBus } from '@weft/bus'
-import { asWeftError, InvalidConfigError } from '@weft/errors'
+import { hasIdentity, type OwnCredentials, readTenantKeys } from '@weft/domain'
+import { asWeftError } from '@weft/errors'
+import { publicKeyOf, type ServiceName } from '@weft/identity'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
 import { LocationServiceService } from '@weft/proto/weftline/location/v1/location.ts'
 import { RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.ts'
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
-import { type Client, connect, serve } from '@weft/rpc'
+import { connect, serve } from '@weft/rpc'
 import type { RunningService, ServiceContext } from '@weft/service'
 import { connectShuttle } from '@weft/shuttle'
 import { untraced } from '@weft/telemetry'
@@ -20,27 +23,39 @@ import { DecisionCache } from './domain/decision-cache.ts'
 import { HostRows, type RowsTouched } from './domain/host-rows.ts'
 import { Ports } from './domain/ports.ts'
 import { ResolutionCache } from './domain/resolution-cache.ts'
+import { RightsClock } from './domain/rights-clock.ts'
+import type { StampedRow } from './domain/rows.ts'
 import { SwitchTable } from './domain/switch-table.ts'
+import { type Pins, TenantLocks, type TenantPin } from './domain/tenant-locks.ts'
 import { Events } from './events.ts'
 import type { Host } from './host.ts'
 import { Locations } from './locations.ts'
+import { LockKeeper } from './lock-keeper.ts'
 import { Coalesced, pause } from './loop.ts'
+import { hostIdOf, type Member, openMember, placesOf } from './member.ts'
 import { observeHost } from './metrics.ts'
 import { Misses } from './misses.ts'
 import { PortDesk } from './port-desk.ts'
-import { hostApi } from './rpc.ts'
+import { RowGate, untrustedRows } from './row-gate.ts'
+import { hostApi, hostApiBeforeJoin } from './rpc.ts'
 import { Standing } from './standing.ts'
 import {
+  CLOCK_VERSION,
+  decodeClock,
   decodeHostState,
+  decodePins,
   decodeRows,
+  encodeClock,
   encodeHostState,
   encodeRows,
   HOST_STATE_VERSION,
   type HostState,
+  PINS_VERSION,
   ROWS_VERSION,
+  type StoredRows,
 } from './state.ts'
 import { load, makeFolder, StateFile } from './store.ts'
-import { watchRows, watchRules } from './subscriptions.ts'
+import { watchRevocations, watchRows, watchRules } from './subscriptions.ts'
 import { Upkeep } from './upkeep.ts'
 
 /** Rows are written to disk at most this often: what is lost by a crash comes again from the bus. */
@@ -49,22 +64,53 @@ const ROWS_WRITE_MS = 1_000
 const COUNT_MS = 5_000
 /** How long the start waits for the shuttle; after that it is joined whenever it comes. */
 const SHUTTLE_WAIT_MS = 1_500
+/** How often the end of rights is looked at when none is known to be nearer: clocks jump and machines sleep. */
+const RIGHTS_LOOK_MS = 1_000
+/** How often the time by which rights end is written to disk: a clock that is set back meanwhile, and a crash, gain this much. */
+const CLOCK_WRITE_MS = 60_000
 
 /** Opens the bus; waits until it is there or the signal is aborted. */
 export type OpenBus = (name: string, signal: AbortSignal) => Promise<Bus>
 
+/** Waits until this host has joined; until then the host API says so. */
 export async function start(config: Config, context: ServiceContext): Promise<RunningService> {
-  const { natsServers: servers } = config
-  return startOn(
-    (name, signal) => connectBus({ servers, name, log: context.log, signal }),
-    config,
-    context,
+  await using opened = new AsyncDisposableStack()
+  const member = opened.use(await enrolled(config, context))
+  const hostId = hostIdOf(member, config.identityFolder)
+  const { nats: servers } = placesOf(config, member, hostId)
+  const { log } = context
+  const { addresses } = opened.use(
+    await startOn(
+      (name, signal) => connectBus({ servers, credentials: member, name, log, signal }),
+      member,
+      config,
+      context,
+    ),
   )
+  const running = opened.move()
+  return { addresses, [Symbol.asyncDispose]: () => running.disposeAsync() }
 }
 
-/** Starts with a way to open the bus, which may be there or not. */
+async function enrolled(config: Config, context: ServiceContext): Promise<OwnCredentials> {
+  const { identityFolder, listen, socketMode, socketGroup } = config
+  const { log } = context
+  await using _door = (await hasIdentity(identityFolder))
+    ? undefined
+    : await serve({
+        listen,
+        socketMode,
+        ...(socketGroup === undefined ? {} : { socketGroup }),
+        services: [hostApiBeforeJoin(identityFolder)],
+        security: { kind: 'socket-mode' },
+        log,
+      })
+  return await openMember(config, context, new Events(log))
+}
+
+/** Starts as a member, with a way to open the bus, which may be there or not. */
 export async function startOn(
   openBus: OpenBus,
+  member: Member,
   config: Config,
   context: ServiceContext,
 ): Promise<RunningService> {
@@ -72,34 +118,57 @@ export async function startOn(
   const events = new Events(context.log)
   const stopping = new AbortController()
   const signal = AbortSignal.any([context.signal, stopping.signal])
+  const hostId = hostIdOf(member, config.identityFolder)
+  const { hostName } = member
+  const places = placesOf(config, member, hostId)
+  events.enrolled({ hostId, host: hostName })
 
   await makeFolder(config.stateFolder)
   const hostFile = new StateFile(config.stateFolder, 'host', HOST_STATE_VERSION)
   const rowsFile = new StateFile(config.stateFolder, 'rows', ROWS_VERSION)
-  const stored = await loadState(hostFile, rowsFile, events)
-
-  const configClient = opened.use(connect(config.configAddress, ConfigServiceService))
-  const resolverClient = opened.use(connect(config.resolverAddress, LocationServiceService))
-  const policyClient = opened.use(connect(config.policyAddress, RoutingServiceService))
-  const shuttleClient = opened.use(connectShuttle(config.shuttle))
-
-  const onBus = new Dependency('bus', config.natsServers.join(','), events)
-  const onConfig = new Dependency('config', config.configAddress, events)
-  const onResolver = new Dependency('location-resolver', config.resolverAddress, events)
-  const onPolicy = new Dependency('routing-policy', config.policyAddress, events)
-  const onShuttle = new Dependency('shuttle', config.shuttle, events)
-
-  const { hostId, hostName } = await learnIdentity(
-    config,
-    stored.host,
-    configClient,
-    onConfig,
+  const clockFile = new StateFile(config.stateFolder, 'clock', CLOCK_VERSION)
+  const pinsFile = new StateFile(config.stateFolder, 'pins', PINS_VERSION)
+  const { domain } = member.identity
+  const stored = await loadState(
+    { folder: config.stateFolder, hostFile, rowsFile, clockFile, pinsFile },
+    { domain, hostId },
     events,
-    signal,
   )
 
-  const rows = new HostRows()
-  for (const row of stored.rows) rows.apply(row)
+  const as = (peer: ServiceName) => ({
+    security: { kind: 'mutual-tls', credentials: member, peer } as const,
+  })
+  const configClient = opened.use(connect(places.config, ConfigServiceService, as('config')))
+  const resolverClient = opened.use(
+    connect(places.resolver, LocationServiceService, as('location-resolver')),
+  )
+  const policyClient = opened.use(
+    connect(places.policy, RoutingServiceService, as('routing-policy')),
+  )
+  const shuttleClient = opened.use(connectShuttle(config.shuttle))
+
+  const onBus = new Dependency('bus', places.nats.join(','), events)
+  const onConfig = new Dependency('config', places.config, events)
+  const onResolver = new Dependency('location-resolver', places.resolver, events)
+  const onPolicy = new Dependency('routing-policy', places.policy, events)
+  const onShuttle = new Dependency('shuttle', config.shuttle, events)
+
+  const signedAtMs = new X509Certificate(member.tls.chainPem).validFromDate.getTime()
+  const clockFloorMs = Math.max(stored.clockFloorMs, signedAtMs)
+  const clock = new RightsClock(clockFloorMs, Date.now(), machineMs())
+  const rightsNowMs = (): number => clock.at(Date.now(), machineMs())
+
+  const isRevoked = (identityKey: string): boolean =>
+    member.isRevoked(Buffer.from(identityKey, 'hex'))
+  const gate = new RowGate(hostId, () => member.directoryKey, domain)
+  const rows = new HostRows(isRevoked)
+  const locks = new TenantLocks(rows)
+  locks.restore({ tenants: await toldKeys(config.identityFolder), networks: [] })
+  locks.restore(stored.pins)
+  rows.restore(vouchedFor(stored.rows.proofs, gate, events), stored.rows)
+  const endedMeanwhile = rows.expire(rightsNowMs())
+  if (endedMeanwhile.length > 0) events.rightsEnded(endedMeanwhile.length)
+  locks.review()
   // What is on disk may be old: it holds until a complete set has come.
   rows.beginResync()
   const ports = new Ports()
@@ -108,7 +177,18 @@ export async function startOn(
   const leaseId = stored.host?.leaseId ?? randomUUID()
   // A new folder may stand for one that was lost: the time is beyond any number that was used with that.
   let sequence = stored.host?.sequence ?? BigInt(Date.now())
-  const table = new SwitchTable(hostId, rows, ports)
+  const table = new SwitchTable(hostId, rows, ports, locks)
+  const lockKeeper = new LockKeeper({
+    hostId,
+    identityKey: () => publicKeyOf(member.identityKey),
+    rows,
+    locks,
+    table,
+    pinsFile,
+    events,
+    signal,
+  })
+  await lockKeeper.write()
   const resolutions = new ResolutionCache()
   const decisions = new DecisionCache()
   const connections = new Connections()
@@ -118,6 +198,7 @@ export async function startOn(
   const writeHost = new Coalesced(() =>
     hostFile.write(
       encodeHostState({
+        domain,
         hostId,
         hostName,
         leaseId,
@@ -165,6 +246,8 @@ export async function startOn(
   const locations = new Locations({
     hostId,
     leaseId,
+    identityKey: () => member.identityKey,
+    nowMs: rightsNowMs,
     events,
     onRejected: (endpointId) => inBackground(() => desk.verifyAssignment(endpointId)),
   })
@@ -178,6 +261,7 @@ export async function startOn(
     locations,
     config: configClient,
     configDependency: onConfig,
+    isVouchedFor: (network) => lockKeeper.isVouchedFor(network),
     nextSequence: () => ++sequence,
     persist,
     events,
@@ -195,6 +279,7 @@ export async function startOn(
     hostId,
     hostName,
     rows,
+    locks,
     ports,
     table,
     resolutions,
@@ -203,6 +288,7 @@ export async function startOn(
     dataPlane,
     desk,
     standing,
+    rightsNowMs,
     dependencies: [onBus, onConfig, onResolver, onPolicy, onShuttle],
   }
   desk.claimAll()
@@ -221,31 +307,81 @@ export async function startOn(
 
   const writeRows = new Coalesced(async () => {
     await pause(ROWS_WRITE_MS, signal)
-    await rowsFile
-      .write(encodeRows(hostId, rows.all()))
-      .catch((error: unknown) => events.stateNotWritten(error))
+    await rowsFile.write(encodeRows(rows)).catch((error: unknown) => events.stateNotWritten(error))
   })
 
   const onTouched = (touched: readonly RowsTouched[]): void => {
     standing.note(Date.now())
+    // Also where nothing is another: what was signed again holds for longer.
+    void writeRows.run()
     if (touched.length === 0) return
+    lockKeeper.noteRows(touched)
     for (const row of touched) {
       table.touch(row)
       if (row.kind === 'endpoint') resolutions.dropEndpoint(row.id)
       else resolutions.clear()
     }
-    void writeRows.run()
     // A shuttle that is not there gets everything when it is joined.
     dataPlane.sync().catch(() => {})
     const endpoints = touched.filter(({ kind }) => kind === 'endpoint').map(({ id }) => id)
     if (endpoints.length > 0) inBackground(() => desk.compareRows(endpoints))
   }
 
+  let saidBy = publicKeyOf(member.identityKey)
+  const noteSelf = (): void => {
+    if (member.isRevoked(publicKeyOf(member.identityKey))) events.selfRevoked()
+  }
+  noteSelf()
+  const onRevoked = (): void => {
+    noteSelf()
+    const touched = rows.reviewRevocations()
+    const peers = touched.filter(({ kind }) => kind === 'peer').length
+    if (peers > 0) events.peersRevoked(peers)
+    onTouched(touched)
+  }
+  opened.defer(
+    member.onChange((what) => {
+      if (what === 'revoked') return onRevoked()
+      clock.noteSigned(new X509Certificate(member.tls.chainPem).validFromDate.getTime())
+      const key = publicKeyOf(member.identityKey)
+      if (key.equals(saidBy)) return
+      saidBy = key
+      inBackground(() => desk.claimAnew())
+    }),
+  )
+
   // Everything below ends by the signal, which is aborted before anything that it uses is closed.
   opened.defer(async () => {
     stopping.abort()
     await Promise.all(background)
     await writeRows.idle()
+  })
+
+  inBackground(async () => {
+    while (!signal.aborted) {
+      const ended = rows.expire(rightsNowMs())
+      if (ended.length > 0) {
+        events.rightsEnded(ended.length)
+        onTouched(ended)
+      }
+      // Rows that were lost cannot say until when the kernel may go on by them: no longer than this host belongs to the domain.
+      if (rightsNowMs() >= (member.horizon?.getTime() ?? Infinity) && rows.runOut()) {
+        events.rightsEnded(0)
+        void writeRows.run()
+        dataPlane.sync().catch(() => {})
+      }
+      const leftMs = rows.nextEndMs - rightsNowMs()
+      await pause(Math.max(1, Math.min(leftMs, RIGHTS_LOOK_MS)), signal)
+    }
+  })
+  inBackground(async () => {
+    while (!signal.aborted) {
+      rightsNowMs()
+      await clockFile
+        .write(encodeClock(clock.floorMs))
+        .catch((error: unknown) => events.stateNotWritten(error))
+      await pause(CLOCK_WRITE_MS, signal)
+    }
   })
 
   const joined = Promise.withResolvers<void>()
@@ -284,7 +420,9 @@ export async function startOn(
       decisions.announceRevision(revision)
     }, signal),
   )
-  inBackground(() => followBus({ openBus, host, locations, onBus, onTouched, events, signal }))
+  inBackground(() =>
+    followBus({ openBus, host, member, gate, locations, onBus, onTouched, events, signal }),
+  )
 
   let lastPorts: readonly ShuttlePort[] = []
   inBackground(async () => {
@@ -305,6 +443,7 @@ export async function startOn(
       socketMode: config.socketMode,
       ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
       services: [hostApi(host)],
+      security: { kind: 'socket-mode' },
       log: context.log,
     }),
   )
@@ -312,69 +451,107 @@ export async function startOn(
   return { addresses: server.addresses, [Symbol.asyncDispose]: () => running.disposeAsync() }
 }
 
-async function loadState(
-  hostFile: StateFile,
-  rowsFile: StateFile,
+/** Keys of tenants that this host was told to trust when it joined. */
+async function toldKeys(identityFolder: string): Promise<TenantPin[]> {
+  const told = await readTenantKeys(identityFolder)
+  return told.map(({ tenant, tenantId, number, publicKey }) => {
+    const key = publicKey.toString('hex')
+    return { tenant, tenantId, number, publicKey: key, signer: key }
+  })
+}
+
+/** Rows of our disk that the directory signed. */
+function* vouchedFor(
+  proofs: readonly Uint8Array[],
+  gate: RowGate,
   events: Events,
-): Promise<{ host: HostState | undefined; rows: ReturnType<typeof decodeRows> }> {
-  const host = await load(hostFile, decodeHostState, Date.now())
-  const rows = await load(rowsFile, decodeRows, Date.now())
-  for (const { movedAside } of [host, rows]) if (movedAside) events.stateMovedAside(movedAside)
+): Generator<StampedRow, void, undefined> {
+  for (const proof of proofs) {
+    const admission = gate.admit(untrustedRows.decode(proof))
+    if (admission.kind === 'row') yield admission.change
+    else if (admission.kind === 'refused') events.rowRefused(admission.reason, 'disk')
+  }
+}
+
+/** Time since the machine started, also while it slept; in milliseconds. */
+function machineMs(): number {
+  return uptime() * 1_000
+}
+
+interface StateFiles {
+  readonly folder: string
+  readonly hostFile: StateFile
+  readonly rowsFile: StateFile
+  readonly clockFile: StateFile
+  readonly pinsFile: StateFile
+}
+
+/** Reads what this host has kept; what is of another one is put away. */
+async function loadState(
+  files: StateFiles,
+  own: Pick<HostState, 'domain' | 'hostId'>,
+  events: Events,
+): Promise<{
+  readonly host: HostState | undefined
+  readonly rows: StoredRows
+  readonly clockFloorMs: number
+  readonly pins: Pins
+}> {
+  const found = await load(files.hostFile, decodeHostState, Date.now())
+  const isFormer =
+    found.value && (found.value.hostId !== own.hostId || found.value.domain !== own.domain)
+  if (found.value && isFormer) await putAway(files, found.value, events)
+  const host = isFormer ? { ...found, value: undefined } : found
+  const rows = await load(files.rowsFile, decodeRows, Date.now())
+  const clock = await load(files.clockFile, decodeClock, Date.now())
+  const pins = await load(files.pinsFile, decodePins, Date.now())
+  for (const { movedAside } of [host, rows, clock, pins]) {
+    if (movedAside) events.stateMovedAside(movedAside)
+  }
   if (host.value || rows.value) {
     events.stateLoaded({
-      rows: rows.value?.length ?? 0,
+      rows: rows.value?.proofs.length ?? 0,
       ports: host.value?.ports.length ?? 0,
     })
   }
-  return { host: host.value, rows: rows.value ?? [] }
+  return {
+    host: host.value,
+    rows: rows.value ?? { newestConfigRevision: 0n, hasRunOut: false, proofs: [] },
+    clockFloorMs: clock.value ?? 0,
+    pins: pins.value ?? { tenants: [], networks: [] },
+  }
 }
 
-/** Who this host is: as configured, else as it is on disk, else as config says, for which it waits. */
-async function learnIdentity(
-  config: Config,
-  stored: HostState | undefined,
-  client: Client<ConfigServiceService>,
-  dependency: Dependency,
-  events: Events,
-  signal: AbortSignal,
-): Promise<{ hostId: number; hostName: string }> {
-  const { hostName } = config
-  const hostId = config.hostId ?? stored?.hostId
-  const isOther =
-    config.hostId === undefined ? stored?.hostName !== hostName : stored?.hostId !== config.hostId
-  if (stored && isOther) {
-    throw new InvalidConfigError([
-      `WEFT_FORWARDER_STATE_DIR=${config.stateFolder} belongs to host ${stored.hostName} with id ${stored.hostId}, and this is host ${hostName}${config.hostId === undefined ? '' : ` with id ${config.hostId}`}`,
-    ])
-  }
-  if (hostId !== undefined) return { hostId, hostName }
-  for (let attempt = 1; ; attempt++) {
-    try {
-      const { host } = await dependency.ask(() =>
-        client.getHost({ key: { $case: 'name', value: hostName } }, { signal }),
-      )
-      if (host) return { hostId: host.id, hostName }
-    } catch (error) {
-      if (signal.aborted) throw error
-      events.hostUnknown(hostName, asWeftError(error))
-    }
-    await pause(backOffMs(attempt, Math.random()), signal)
-    signal.throwIfAborted()
-  }
+/**
+ * Ends what this machine was before it joined under another number. Rows that ran out stand in for those that are put away:
+ * so whatever the shuttle does by them ends when it is joined, and not only when there are new ones.
+ */
+async function putAway(files: StateFiles, former: HostState, events: Events): Promise<void> {
+  const { folder, hostFile, rowsFile, clockFile, pinsFile } = files
+  for (const file of [rowsFile, clockFile, pinsFile]) await file.putAway()
+  const ended = new HostRows()
+  ended.restore([], { newestConfigRevision: 0n, hasRunOut: true })
+  await rowsFile.write(encodeRows(ended))
+  // Last: as long as it is there, all of this is done again.
+  await hostFile.putAway()
+  const { domain, hostId, hostName: host, ports } = former
+  events.statePutAway({ folder, former: { domain, hostId, host, ports: ports.length } })
 }
 
 /** Opens the bus whenever it comes, and then follows what it says of this host. */
 async function followBus(options: {
   readonly openBus: OpenBus
   readonly host: Host
+  readonly member: Member
+  readonly gate: RowGate
   readonly locations: Locations
   readonly onBus: Dependency
   readonly onTouched: (touched: readonly RowsTouched[]) => void
   readonly events: Events
   readonly signal: AbortSignal
 }): Promise<void> {
-  const { openBus, host, locations, onBus, onTouched, events, signal } = options
-  const { hostId, rows, decisions, standing } = host
+  const { openBus, host, member, gate, locations, onBus, onTouched, events, signal } = options
+  const { hostId, rows, decisions, standing, rightsNowMs: nowMs } = host
   await using bus = await keepTrying(() => openBus(`forwarder-${hostId}`, signal))
   if (!bus) return
   standing.busOpened(bus)
@@ -385,10 +562,11 @@ async function followBus(options: {
     decisions.clear()
   })
   await using _rules = watchRules(bus, decisions)
+  await using _revocations = watchRevocations(bus, member, events)
   await Promise.all([
     onBus.keepProbing((probe) => bus.ping(probe), signal),
     locations.run(bus, signal),
-    keepTrying(() => watchRows({ bus, hostId, rows, events, onTouched, signal })),
+    keepTrying(() => watchRows({ bus, hostId, rows, gate, nowMs, events, onTouched, signal })),
   ])
   unwatch()
 

@@ -1,20 +1,20 @@
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire'
 import { type IpAddress, ipFromBytes, ipToBytes } from '@weft/net'
 import { Endpoint, Network } from '@weft/proto/weftline/config/v1/records.ts'
-import { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import {
   endpointFromRecord,
   endpointToRecord,
   networkFromRecord,
   networkToRecord,
-  rowFromMessage,
-  rowToMessage,
 } from './decode.ts'
+import type { HostRows, RowsState } from './domain/host-rows.ts'
 import type { Attachment, Port, Release } from './domain/ports.ts'
-import type { RowChange, StampedRow } from './domain/rows.ts'
+import type { Pins } from './domain/tenant-locks.ts'
 
 /** What this host is and has attached; on disk before anybody is told of it. */
 export interface HostState {
+  /** Who this is: what another host has left behind, or the same number in another domain, is of no use to it. */
+  readonly domain: string
   readonly hostId: number
   readonly hostName: string
   /** Names the claims of this host; renewed by its lease. */
@@ -26,12 +26,16 @@ export interface HostState {
   readonly releases: readonly Release[]
 }
 
-export const HOST_STATE_VERSION = 1
-export const ROWS_VERSION = 1
+export const HOST_STATE_VERSION = 2
+/** Also another one when this program knows rows that it did not before: those that it left out are older than the others. */
+export const ROWS_VERSION = 2
+export const CLOCK_VERSION = 1
+export const PINS_VERSION = 1
 
 export function encodeHostState(state: HostState): Buffer {
   return Buffer.from(
     JSON.stringify({
+      domain: state.domain,
       hostId: state.hostId,
       hostName: state.hostName,
       leaseId: state.leaseId,
@@ -60,6 +64,7 @@ export function encodeHostState(state: HostState): Buffer {
 export function decodeHostState(body: Buffer): HostState {
   const state = JSON.parse(body.toString()) as StoredHostState
   return {
+    domain: state.domain,
     hostId: state.hostId,
     hostName: state.hostName,
     leaseId: state.leaseId,
@@ -82,24 +87,57 @@ export function decodeHostState(body: Buffer): HostState {
   }
 }
 
-/** Rows one after the other, each with its length before it. */
-export function encodeRows(hostId: number, rows: Iterable<StampedRow>): Uint8Array {
-  const writer = new BinaryWriter()
-  for (const row of rows) HostRow.encode(rowToMessage(hostId, row), writer.fork()).join()
-  return writer.finish()
+/** What is kept of the rows: each as it came, with its signature, for only that vouches for it. */
+export interface StoredRows extends RowsState {
+  readonly proofs: readonly Uint8Array[]
 }
 
-export function decodeRows(body: Buffer): RowChange[] {
-  const reader = new BinaryReader(body)
-  const rows: RowChange[] = []
-  while (reader.pos < reader.len) {
-    const row = rowFromMessage(HostRow.decode(reader, reader.uint32()))
-    if (row) rows.push(row)
+/** Revision and flag in 9 bytes, then the rows, each with its length before it. */
+export function encodeRows(rows: HostRows): Uint8Array {
+  const { newestConfigRevision, hasRunOut } = rows.state
+  const head = Buffer.alloc(ROWS_HEAD_BYTES)
+  head.writeBigUInt64BE(newestConfigRevision)
+  head.writeUInt8(hasRunOut ? 1 : 0, 8)
+  const writer = new BinaryWriter()
+  for (const { proof } of rows.all()) writer.bytes(proof)
+  return Buffer.concat([head, writer.finish()])
+}
+
+export function decodeRows(body: Buffer): StoredRows {
+  const reader = new BinaryReader(body.subarray(ROWS_HEAD_BYTES))
+  const proofs: Uint8Array[] = []
+  while (reader.pos < reader.len) proofs.push(reader.bytes())
+  return {
+    newestConfigRevision: body.readBigUInt64BE(),
+    hasRunOut: body.readUInt8(8) === 1,
+    proofs,
   }
-  return rows
+}
+
+const ROWS_HEAD_BYTES = 9
+
+/** The time by which rights end, in milliseconds since 1970. */
+export function encodeClock(floorMs: number): Uint8Array {
+  return Buffer.from(JSON.stringify({ floorMs }))
+}
+
+export function decodeClock(body: Buffer): number {
+  const { floorMs } = JSON.parse(body.toString()) as { readonly floorMs: number }
+  return floorMs
+}
+
+/** Keys and networks of locked tenants that this host has met. */
+export function encodePins(pins: Pins): Uint8Array {
+  return Buffer.from(JSON.stringify(pins))
+}
+
+/** Reads what `encodePins` wrote: the file's checksum and version vouch for its shape. */
+export function decodePins(body: Buffer): Pins {
+  return JSON.parse(body.toString()) as Pins
 }
 
 interface StoredHostState {
+  readonly domain: string
   readonly hostId: number
   readonly hostName: string
   readonly leaseId: string

@@ -63,6 +63,13 @@ export class StateFile {
     return movedTo
   }
 
+  /** Renames a file that is of a former life of this machine; one that was put away before goes. */
+  async putAway(): Promise<void> {
+    await rename(this.path, `${this.path}.former`).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error
+    })
+  }
+
   async #write(body: Uint8Array): Promise<void> {
     const header = {
       format: this.#format,

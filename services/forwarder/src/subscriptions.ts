@@ -6,33 +6,39 @@ import {
   keyTokens,
   type WatchEvent,
 } from '@weft/bus'
-import { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import { asWeftError } from '@weft/errors'
+import type { SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { RulesChanged } from '@weft/proto/weftline/routing/v1/routing.ts'
-import { rowFromMessage } from './decode.ts'
 import type { DecisionCache } from './domain/decision-cache.ts'
 import type { HostRows, RowsTouched } from './domain/host-rows.ts'
 import { type RowChange, RowKind } from './domain/rows.ts'
 import type { Events } from './events.ts'
+import type { Member } from './member.ts'
+import { type RowGate, untrustedRows } from './row-gate.ts'
 
 /** Watches the rows of this host, and nothing else of the bucket, until the signal is aborted. */
 export async function watchRows(options: {
   readonly bus: Bus
   readonly hostId: number
   readonly rows: HostRows
+  readonly gate: RowGate
+  /** The time by which rights end, in milliseconds since 1970. */
+  readonly nowMs: () => number
   readonly events: Events
   /** What a batch changed, and whether rows are complete after it. */
   readonly onTouched: (touched: readonly RowsTouched[]) => void
   readonly signal: AbortSignal
 }): Promise<void> {
   const { bus, hostId, rows, events, onTouched, signal } = options
-  const bucket = await bus.openBucket(buckets.hosts, HostRow)
+  const bucket = await bus.openBucket(buckets.hosts, untrustedRows, { access: 'watch' })
   rows.beginResync()
   events.resyncBegun('started')
   for await (const batch of bucket.watch(hostRowPrefix(hostId), { signal })) {
     const touched: RowsTouched[] = []
     for (const event of batch) {
       const wasResyncing = rows.isResyncing
-      const changed = take(event, rows, events)
+      const changed = take(event, options)
       touched.push(...changed)
       if (wasResyncing && !rows.isResyncing) events.resyncEnded({ rows: rows.size })
     }
@@ -50,16 +56,50 @@ export function watchRules(bus: Bus, decisions: DecisionCache): AsyncDisposable 
   )
 }
 
-function take(event: WatchEvent<HostRow>, rows: HostRows, events: Events): RowsTouched[] {
+/** Hears whose keys are void. What nobody of the domain signed is counted, and changes nothing. */
+export function watchRevocations(bus: Bus, member: Member, events: Events): AsyncDisposable {
+  return bus.subscribe(busEvents.keyRevoked.pattern(), Signed, async (statement) => {
+    try {
+      await member.noteRevocations(statement)
+    } catch (error) {
+      events.revocationsRefused(asWeftError(error))
+    }
+  })
+}
+
+function take(
+  event: WatchEvent<SignedHostRow>,
+  options: {
+    readonly rows: HostRows
+    readonly gate: RowGate
+    readonly nowMs: () => number
+    readonly events: Events
+  },
+): RowsTouched[] {
+  const { rows, gate, nowMs, events } = options
   switch (event.kind) {
     case 'put': {
-      const change = rowFromMessage(event.value)
-      return change ? rows.apply(change) : []
+      const admission = gate.admit(event.value, event.key)
+      if (admission.kind === 'unknown') return []
+      if (admission.kind === 'refused') {
+        events.rowRefused(admission.reason, event.key)
+        return []
+      }
+      const { change } = admission
+      if (change.notAfterMs <= nowMs()) {
+        events.rowRefused('expired', event.key)
+        return []
+      }
+      if (rows.isOutdated(change)) events.rowRefused('replayed', event.key)
+      return rows.apply(change)
     }
     case 'delete': {
       const change = deletionOf(event.key)
       return change ? rows.apply(change) : []
     }
+    // Not with this codec: it reads everything, and the gate refuses.
+    case 'damaged':
+      return []
     case 'snapshot-end':
       return rows.endSnapshot()
     case 'reset':

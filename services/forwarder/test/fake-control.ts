@@ -1,9 +1,11 @@
+import { authoriser, configAccess, locationAccess, routingAccess } from '@weft/access'
 import { type Bus, events } from '@weft/bus'
 import {
   EndpointAttachedElsewhereError,
   EndpointNotFoundError,
   UnimplementedError,
 } from '@weft/errors'
+import { verifyReport } from '@weft/identity/host-signature'
 import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
 import { Encryption, Endpoint, Network } from '@weft/proto/weftline/config/v1/records.ts'
@@ -16,8 +18,9 @@ import {
   type Resolution,
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { Fact, RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.ts'
-import { type Handlers, implement, type Server, serve } from '@weft/rpc'
+import { type Handlers, type Implementation, implement, type Server, serve } from '@weft/rpc'
 import { createLogger } from '@weft/telemetry'
+import type { TestDomain } from '@weft/testing'
 
 const log = createLogger({ service: 'fake-control', level: 'silent' })
 
@@ -44,35 +47,70 @@ export function endpoint(id: number, name: string, hostId = 0): Endpoint {
   })
 }
 
+/** Where each service is served. */
+export interface ControlAddresses {
+  readonly config: string
+  readonly resolver: string
+  readonly policy: string
+}
+
+/** Every tenant is carried by every host. */
+const authorise = authoriser({
+  world: {
+    tenantIdOf: () => network.tenantId,
+    tenantOfNetwork: () => network.tenantId,
+    tenantOfEndpoint: () => network.tenantId,
+    grantsOf: () => [],
+    mayCarry: () => true,
+  },
+})
+
 /** What the forwarder needs of the three services, in memory. */
 export class FakeControl {
+  readonly #domain: TestDomain
+  /** Of the host that reports. */
+  readonly #hostKey: Uint8Array
   readonly endpoints: Map<number, Endpoint> = new Map()
   /** Where endpoints were reported. */
   readonly located: Map<number, { hostId: number; epoch: bigint; sequence: bigint }> = new Map()
   /** Pairs of hosts that share no trusted zone. */
   readonly apart: Set<number> = new Set()
   readonly calls = { resolve: 0, decide: 0, assign: 0, release: 0 }
-  #server: Server | undefined
+  #servers: Server[] = []
 
-  get isListening(): boolean {
-    return this.#server !== undefined
+  /** `hostKey`: identity key of the only host whose reports it believes. */
+  constructor(domain: TestDomain, hostKey: Uint8Array) {
+    this.#domain = domain
+    this.#hostKey = hostKey
   }
 
-  async listen(address: string): Promise<void> {
-    this.#server = await serve({
-      listen: [address],
-      services: [
-        implement(ConfigServiceService, this.#config()),
-        implement(LocationServiceService, this.#resolver()),
-        implement(RoutingServiceService, this.#policy()),
-      ],
-      log,
-    })
+  async listen(addresses: ControlAddresses): Promise<void> {
+    const serveAs = async (
+      id: 'config' | 'location-resolver' | 'routing-policy',
+      address: string,
+      service: Implementation,
+    ) => {
+      const credentials = this.#domain.credentials({ kind: 'service', id })
+      const security = { kind: 'mutual-tls', credentials, authorise } as const
+      this.#servers.push(await serve({ listen: [address], services: [service], security, log }))
+    }
+    const { config, resolver, policy } = addresses
+    await serveAs('config', config, implement(ConfigServiceService, this.#config(), configAccess))
+    await serveAs(
+      'location-resolver',
+      resolver,
+      implement(LocationServiceService, this.#resolver(), locationAccess),
+    )
+    await serveAs(
+      'routing-policy',
+      policy,
+      implement(RoutingServiceService, this.#policy(), routingAccess),
+    )
   }
 
   async stop(): Promise<void> {
-    await this.#server?.[Symbol.asyncDispose]()
-    this.#server = undefined
+    await Promise.all(this.#servers.map((server) => server[Symbol.asyncDispose]()))
+    this.#servers = []
   }
 
   /** Takes location reports from this bus. */
@@ -80,7 +118,9 @@ export class FakeControl {
     return bus.respond(
       events.endpointReported.pattern(),
       { request: LocationReport, reply: LocationReportReply },
-      ({ endpointId, hostId, sequence, change }) => {
+      (report) => {
+        verifyReport(report, this.#hostKey)
+        const { endpointId, hostId, sequence, change } = report
         const before = this.located.get(endpointId)
         if (change === LocationChange.LOCATION_CHANGE_DETACHED) {
           if (before?.hostId === hostId) this.located.delete(endpointId)

@@ -21,7 +21,7 @@ import {
   ShuttleServiceService,
   type TableChange,
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
-import { type Handlers, implement, type Server, serve } from '@weft/rpc'
+import { GUARDED_BY_SOCKET, type Handlers, implement, type Server, serve } from '@weft/rpc'
 import { createLogger } from '@weft/telemetry'
 import { Outbox } from '../src/outbox.ts'
 
@@ -51,7 +51,8 @@ export class FakeShuttle {
   async listen(address: string): Promise<void> {
     this.#server = await serve({
       listen: [address],
-      services: [implement(ShuttleServiceService, this.#handlers())],
+      services: [implement(ShuttleServiceService, this.#handlers(), GUARDED_BY_SOCKET)],
+      security: { kind: 'socket-mode' },
       log: createLogger({ service: 'fake-shuttle', level: 'silent' }),
     })
   }

@@ -12,7 +12,7 @@ import {
 } from '@weft/errors'
 import { Health, PortState } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import { type Flow, FlowAction } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
-import { eventually } from '@weft/testing'
+import { eventually, testDomain, writeIdentityFolder } from '@weft/testing'
 import { type BenchHost, benchHost, FakeController, HOST_ID, PEER_ID } from './bench-host.ts'
 import { endpoint, network } from './fake-control.ts'
 
@@ -194,7 +194,7 @@ describe('answering first packets', () => {
     await host.control.stop()
     await missed(host, WEB, API)
 
-    await host.control.listen(host.controlAddress)
+    await host.control.listen(host.controlAddresses)
 
     await eventually(async () => {
       const { connections } = await host.client.listConnections({})
@@ -305,7 +305,7 @@ describe('what outlives whom', () => {
     await using bench = await joinedBench()
     const { host, hub } = bench
     hub.dropBucket(buckets.hosts.name)
-    const rebuilt = await FakeController.on(hub.connect())
+    const rebuilt = await FakeController.on(hub.connect(), host.domain, 100n)
     await rebuilt.network()
     await rebuilt.endpoint(14, 'edge', PEER_ID)
     await rebuilt.peer(PEER_ID)
@@ -366,13 +366,52 @@ describe('what outlives whom', () => {
     assert.equal(ports[0]?.endpoint, 'web')
   })
 
-  test('a state folder of another host is refused', async () => {
+  test('a host that joined again under another number starts with nothing of the one before', async () => {
+    await using bench = await joinedBench()
+    const { host, hub } = bench
+    await missed(host, WEB, API)
+    await eventually(async () => (await readdir(host.config.stateFolder)).includes('rows'))
+    await host.stop()
+    // No new rows come: what the kernel has of the former ones goes all the same.
+    hub.setReachable(false)
+    const released = host.control.endpoints.get(WEB)
+    if (released) released.hostId = 0
+    const before = host.shuttle.applied.length
+    await writeIdentityFolder({
+      folder: host.config.identityFolder,
+      domain: host.domain,
+      credentials: host.domain.credentials({ kind: 'host', id: 7 }),
+      hostName: 'omega',
+      places: host.places,
+    })
+
+    await host.start()
+
+    await eventually(() => host.shuttle.ports.size === 0 && host.shuttle.flows.size === 0)
+    const { networks, endpoints, peers } = host.shuttle.tables
+    assert.deepEqual([networks.size, endpoints.size, peers.size], [0, 0, 0])
+    assert.equal(host.shuttle.applied[before]?.isReplace, true)
+    assert.deepEqual((await host.client.listPorts({})).ports, [])
+    const names = await readdir(host.config.stateFolder)
+    assert.deepEqual(names.filter((name) => name.endsWith('.former')).toSorted(), [
+      'clock.former',
+      'host.former',
+      'pins.former',
+      'rows.former',
+    ])
+    assert.match(await readFile(join(host.config.stateFolder, 'host'), 'utf8'), /"hostId":7/)
+  })
+
+  test('a host of another domain with the same number starts with nothing of the one before', async () => {
     await using bench = await joinedBench()
     const { host } = bench
     await host.stop()
-    Object.assign(host.config, { hostId: 7 })
+    await host.enrolIn(testDomain({ domain: 'other.example' }))
 
-    await assert.rejects(host.start(), /belongs to host alpha with id 1/)
+    await host.start()
+
+    assert.deepEqual((await host.client.listPorts({})).ports, [])
+    await eventually(() => host.shuttle.tables.peers.size === 0)
   })
 })
 
@@ -449,7 +488,7 @@ async function emptyBench(): Promise<Bench> {
     host.control.endpoints.set(id, endpoint(id, name))
   }
   opened.use(host.control.takeReports(controlBus))
-  const controller = await FakeController.on(controlBus)
+  const controller = await FakeController.on(controlBus, host.domain)
   const kept = opened.move()
   return { host, hub, controller, [Symbol.asyncDispose]: () => kept.disposeAsync() }
 }

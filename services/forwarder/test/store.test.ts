@@ -3,11 +3,14 @@ import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import { BrokenInputError } from '@weft/errors'
 import { temporaryFolder } from '@weft/testing'
+import { HostRows } from '../src/domain/host-rows.ts'
 import type { Port } from '../src/domain/ports.ts'
-import { endpointOf, networkOf, peerOf, selfOf } from '../src/domain/samples.ts'
+import { endpointOf, networkOf, put, selfOf } from '../src/domain/samples.ts'
 import {
+  decodeClock,
   decodeHostState,
   decodeRows,
+  encodeClock,
   encodeHostState,
   encodeRows,
   type HostState,
@@ -71,6 +74,7 @@ test('the state of a host survives its way to disk', () => {
   }
   const { id, networkId, addresses } = endpointOf(11)
   const state: HostState = {
+    domain: 'lab.example',
     hostId: 1,
     hostName: 'alpha',
     leaseId: 'lease',
@@ -82,22 +86,22 @@ test('the state of a host survives its way to disk', () => {
   assert.deepEqual(decodeHostState(encodeHostState(state)), state)
 })
 
-test('rows survive their way to disk', () => {
-  const revisions = { config: 3n, location: 2n ** 50n }
-  const rows = [
-    { row: { kind: 'self' as const, value: selfOf() }, revisions },
-    {
-      row: { kind: 'network' as const, value: networkOf(1, { encryption: 'required' }) },
-      revisions,
-    },
-    { row: { kind: 'peer' as const, value: { ...peerOf(2), isForeign: true } }, revisions },
-    { row: { kind: 'endpoint' as const, value: endpointOf(20) }, revisions },
-  ]
+test('rows survive their way to disk as they came, with what is known of them', () => {
+  const rows = new HostRows()
+  rows.apply(put({ kind: 'self', value: selfOf() }, 3n, 2n ** 50n))
+  rows.apply(put({ kind: 'network', value: networkOf(1) }, 4n))
+  rows.apply(put({ kind: 'endpoint', value: endpointOf(20) }, 2n ** 40n))
 
-  const decoded = decodeRows(Buffer.from(encodeRows(1, rows)))
+  const decoded = decodeRows(Buffer.from(encodeRows(rows)))
 
+  assert.equal(decoded.newestConfigRevision, 2n ** 40n)
+  assert.equal(decoded.hasRunOut, false)
   assert.deepEqual(
-    decoded,
-    rows.map(({ row }) => ({ kind: 'put', row, revisions })),
+    decoded.proofs.map((proof) => Buffer.from(proof)),
+    [...rows.all()].map(({ proof }) => proof),
   )
+})
+
+test('the clock survives its way to disk', () => {
+  assert.equal(decodeClock(Buffer.from(encodeClock(1_234_567_890_123))), 1_234_567_890_123)
 })

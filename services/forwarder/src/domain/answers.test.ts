@@ -6,7 +6,7 @@ import { type Decision, DecisionCache, type Facts, type GivenDecision } from './
 import { HostRows } from './host-rows.ts'
 import { Ports } from './ports.ts'
 import { type GivenResolution, type Resolution, ResolutionCache } from './resolution-cache.ts'
-import { endpointOf, HERE, networkOf, peerOf, selfOf } from './samples.ts'
+import { endpointOf, HERE, networkOf, peerOf, put, selfOf } from './samples.ts'
 import { SwitchTable } from './switch-table.ts'
 
 const NOW = 1_000_000
@@ -65,11 +65,8 @@ describe('concluding from answers', () => {
 
   test('an answer that is behind the own rows is not used', () => {
     const { answers, rows, table } = world()
-    rows.apply({
-      kind: 'put',
-      row: { kind: 'endpoint', value: endpointOf(20, { hostId: 3, epoch: 2n }) },
-      revisions: { config: 9n, location: 9n },
-    })
+    const moved = endpointOf(20, { hostId: 3, epoch: 2n })
+    rows.apply(put({ kind: 'endpoint', value: moved }, 9n, 9n))
     table.touch({ kind: 'endpoint', id: 20 })
 
     const { answer } = answered(answers.conclude(question(given(direct), decided(byDefault)), NOW))
@@ -230,13 +227,10 @@ describe('connections', () => {
 function world() {
   const rows = new HostRows()
   const ports = new Ports()
-  const revisions = { config: 1n, location: 1n }
-  rows.apply({ kind: 'put', row: { kind: 'self', value: selfOf() }, revisions })
-  rows.apply({ kind: 'put', row: { kind: 'network', value: networkOf(1) }, revisions })
-  for (const id of [2, 3]) {
-    rows.apply({ kind: 'put', row: { kind: 'peer', value: peerOf(id) }, revisions })
-  }
-  rows.apply({ kind: 'put', row: { kind: 'endpoint', value: endpointOf(20) }, revisions })
+  rows.apply(put({ kind: 'self', value: selfOf() }, 1n, 1n))
+  rows.apply(put({ kind: 'network', value: networkOf(1) }, 1n, 1n))
+  for (const id of [2, 3]) rows.apply(put({ kind: 'peer', value: peerOf(id) }, 1n, 1n))
+  rows.apply(put({ kind: 'endpoint', value: endpointOf(20) }, 1n, 1n))
   ports.set({
     endpoint: endpointOf(10, { hostId: HERE }),
     network: networkOf(1),

@@ -2,6 +2,7 @@ import {
   EncryptionUnavailableError,
   type ErrorInfo,
   NoCommonTrustedZoneError,
+  TenantLockedError,
   toWire,
 } from '@weft/errors'
 import type { DecisionCache, Facts, GivenDecision } from './decision-cache.ts'
@@ -141,6 +142,11 @@ export class Answers {
 
   #refusal({ reason, network, target }: Extract<Join, { kind: 'refused' }>): ErrorInfo {
     const source = this.#table.hostName
+    if (reason === 'tenant-locked') {
+      const what = `host ${target.name} does not count in network ${network.name}`
+      const problem = 'the tenant’s key does not vouch for its keys or its address'
+      return toWire(new TenantLockedError({ tenant: network.tenant, what, problem }))
+    }
     return toWire(
       reason === 'encryption-unavailable'
         ? new EncryptionUnavailableError({ network: network.name, source, target: target.name })

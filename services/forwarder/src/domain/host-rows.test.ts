@@ -2,12 +2,8 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { HostRows } from './host-rows.ts'
-import type { Row, RowChange } from './rows.ts'
-import { endpointOf, networkOf, peerOf, selfOf } from './samples.ts'
-
-function put(row: Row, config: bigint, location = 0n): RowChange {
-  return { kind: 'put', row, revisions: { config, location } }
-}
+import type { Row } from './rows.ts'
+import { endpointOf, keyOfHost, networkOf, peerOf, put, selfOf } from './samples.ts'
 
 const network = (id: number): Row => ({ kind: 'network', value: networkOf(id) })
 const self: Row = { kind: 'self', value: selfOf() }
@@ -97,6 +93,104 @@ describe('rows of a host', () => {
         )
       }),
     )
+  })
+
+  test('a row that was deleted does not come back by what is older than the newest row', () => {
+    const rows = new HostRows()
+    const old = put({ kind: 'peer', value: peerOf(2) }, 5n)
+    rows.apply(old)
+    rows.apply({ kind: 'delete', rowKind: 'peer', id: 2 })
+    rows.apply(put(network(1), 6n))
+
+    assert.equal(rows.isOutdated(old), true)
+    assert.deepEqual(rows.apply(old), [])
+    assert.equal(rows.peers.size, 0)
+    assert.deepEqual(rows.apply(put({ kind: 'peer', value: peerOf(2) }, 6n)), [
+      { kind: 'peer', id: 2 },
+    ])
+  })
+
+  test('rows survive a restart whatever they were derived from, and with them what makes others old', () => {
+    const before = new HostRows()
+    before.apply(put({ kind: 'peer', value: peerOf(3) }, 4n))
+    before.apply(put(network(1), 6n))
+
+    const after = new HostRows()
+    after.restore(before.all(), before.state)
+
+    assert.deepEqual([...after.all()], [...before.all()])
+    assert.equal(after.isOutdated(put({ kind: 'peer', value: peerOf(2) }, 5n)), true)
+  })
+
+  test('a row ends exactly when its time is over, unless a newer one holds for longer', () => {
+    const rows = new HostRows()
+    rows.apply(put(network(1), 5n, 0n, 1_000))
+    rows.apply(put(network(2), 5n, 0n, 1_000))
+    rows.apply(put(network(3), 5n, 0n, 3_000))
+    rows.apply(put(network(2), 6n, 0n, 2_000))
+
+    assert.deepEqual(rows.expire(999), [])
+    assert.deepEqual(rows.expire(1_000), [{ kind: 'network', id: 1 }])
+    assert.equal(rows.nextEndMs, 2_000)
+    assert.equal(rows.horizonMs, 2_000)
+    assert.deepEqual(rows.expire(5_000), [
+      { kind: 'network', id: 2 },
+      { kind: 'network', id: 3 },
+    ])
+    assert.equal(rows.horizonMs, undefined)
+  })
+
+  test('a row that ended by a clock that was wrong comes back as it was, and no older one does', () => {
+    const rows = new HostRows()
+    rows.apply(put(network(1), 5n, 0n, 1_000))
+    rows.apply(put(network(2), 6n, 0n, 1_000))
+    rows.apply(put(network(3), 9n, 0n, 1_000))
+    rows.expire(5_000)
+
+    assert.deepEqual(rows.apply(put(network(1), 5n, 0n, 1_000)), [{ kind: 'network', id: 1 }])
+    assert.deepEqual(rows.apply(put(network(2), 5n, 0n, 1_000)), [])
+    rows.apply({ kind: 'delete', rowKind: 'network', id: 3 })
+    assert.deepEqual(rows.apply(put(network(3), 8n, 0n, 1_000)), [])
+  })
+
+  test('rows have run out once that of the host itself is over, until another one comes', () => {
+    const rows = new HostRows()
+    rows.apply(put(self, 5n, 0n, 1_000))
+    assert.equal(rows.hasRunOut, false)
+
+    rows.expire(1_000)
+
+    assert.equal(rows.hasRunOut, true)
+    const restarted = new HostRows()
+    restarted.restore([], rows.state)
+    assert.equal(restarted.hasRunOut, true)
+    rows.apply(put(self, 6n, 0n, 2_000))
+    assert.equal(rows.hasRunOut, false)
+  })
+
+  test('a peer whose key is void counts as not there, with its endpoints, until it has another key', () => {
+    const revoked = new Set<string>()
+    const rows = new HostRows((key) => revoked.has(key))
+    rows.apply(put({ kind: 'peer', value: peerOf(2) }, 5n))
+    rows.apply(put({ kind: 'peer', value: peerOf(3) }, 5n))
+    rows.apply(put({ kind: 'endpoint', value: endpointOf(20, { hostId: 2 }) }, 5n))
+    rows.apply(put({ kind: 'endpoint', value: endpointOf(30, { hostId: 3 }) }, 5n))
+    revoked.add(keyOfHost(2))
+
+    const both = [
+      { kind: 'peer', id: 2 },
+      { kind: 'endpoint', id: 20 },
+    ]
+    assert.deepEqual(rows.reviewRevocations(), both)
+    assert.deepEqual(rows.reviewRevocations(), [])
+    assert.deepEqual([rows.isRevokedHost(2), rows.isRevokedHost(3)], [true, false])
+
+    const rekeyed = { ...peerOf(2), identityKey: keyOfHost(9) }
+    assert.deepEqual(rows.apply(put({ kind: 'peer', value: rekeyed }, 6n)), both)
+    assert.equal(rows.isRevokedHost(2), false)
+    // Under a void key it never comes in.
+    rows.apply(put({ kind: 'peer', value: peerOf(2) }, 7n))
+    assert.equal(rows.isRevokedHost(2), true)
   })
 
   test('all rows come back from all()', () => {

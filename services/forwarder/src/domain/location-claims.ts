@@ -1,4 +1,4 @@
-import type { IpAddress } from '@weft/net'
+import type { IpAddress, MacAddress, Prefix } from '@weft/net'
 import { backOffMs } from './back-off.ts'
 
 /** What this host has to say about an endpoint's place. */
@@ -7,6 +7,8 @@ export interface Claim {
   readonly endpointId: number
   readonly networkId: number
   readonly addresses: readonly IpAddress[]
+  /** What else an attached endpoint sends from. */
+  readonly sources?: { readonly mac: MacAddress; readonly allowedPrefixes: readonly Prefix[] }
   /** Grows with every claim of the host: an older one that comes late changes nothing. */
   readonly sequence: bigint
   /** Revision of the VN database at which the endpoint was seen assigned to this host; 0 for a detached one. */

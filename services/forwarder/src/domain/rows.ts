@@ -24,6 +24,20 @@ export interface Endpoint {
   readonly hostId: number
   /** Fencing number of the location: grows with every change of host. */
   readonly epoch: bigint
+  /** What the host there says itself, by its signature. */
+  readonly placement?: Placement
+}
+
+/** An endpoint as a host that has it reported it. */
+export interface Placement {
+  /** Ed25519 public key of the host in hexadecimal digits. */
+  readonly signerKey: string
+  readonly hostId: number
+  readonly networkId: number
+  readonly endpointId: number
+  readonly mac: MacAddress
+  readonly addresses: readonly IpAddress[]
+  readonly allowedPrefixes: readonly Prefix[]
 }
 
 /** A host that shares a network with this one. */
@@ -33,6 +47,10 @@ export interface Peer {
   /** A machine with a plain VXLAN device, without a forwarder. */
   readonly isForeign: boolean
   readonly addresses: readonly PeerAddress[]
+  /** Ed25519 public key in hexadecimal digits; empty for a host that is not enrolled. */
+  readonly identityKey: string
+  /** X25519 public key in hexadecimal digits; empty for a host that is not enrolled. */
+  readonly tunnelKey?: string
 }
 
 /** An underlay address with the name of its zone. */
@@ -46,6 +64,45 @@ export interface Self {
   readonly addresses: readonly PeerAddress[]
 }
 
+/** What somebody says as a tenant. The signature is right; whether it is the tenant's is not judged yet. */
+export interface Statement {
+  readonly id: number
+  readonly tenantId: number
+  readonly tenant: string
+  /** Of two about the same the higher one counts. */
+  readonly number: bigint
+  /** Ed25519 public key in hexadecimal digits, as all keys here. */
+  readonly signerKey: string
+  readonly about: StatementAbout
+}
+
+export type StatementAbout =
+  /** From now on this key speaks for the tenant; an empty one says that it is locked no longer. */
+  | { readonly kind: 'key'; readonly publicKey: string }
+  /** The network is the tenant's. */
+  | {
+      readonly kind: 'network'
+      readonly networkId: number
+      readonly network: string
+      readonly vni: number
+    }
+  /** The host is in the network, and links to it may be plain at these addresses. */
+  | {
+      readonly kind: 'membership'
+      readonly networkId: number
+      readonly hostId: number
+      readonly identityKey: string
+      readonly tunnelKey: string
+      readonly plainAddresses: readonly IpAddress[]
+    }
+  /** The holder of the key says where endpoints with these addresses are. */
+  | {
+      readonly kind: 'delegation'
+      readonly networkId: number
+      readonly delegateKey: string
+      readonly prefixes: readonly Prefix[]
+    }
+
 /** The state of the VN database and of the locations from which something was derived. */
 export interface Revisions {
   readonly config: bigint
@@ -53,6 +110,7 @@ export interface Revisions {
 }
 
 export const RowKind = {
+  Statement: 'statement',
   Network: 'network',
   Endpoint: 'endpoint',
   Peer: 'peer',
@@ -62,25 +120,36 @@ export type RowKind = (typeof RowKind)[keyof typeof RowKind]
 
 /** One row of what the controller says this host needs to know. */
 export type Row =
+  | { readonly kind: 'statement'; readonly value: Statement }
   | { readonly kind: 'network'; readonly value: Network }
   | { readonly kind: 'endpoint'; readonly value: Endpoint }
   | { readonly kind: 'peer'; readonly value: Peer }
   | { readonly kind: 'self'; readonly value: Self }
 
+/** What the directory signed along with a row. */
+export interface Stamp {
+  /** The state from which the row was derived. */
+  readonly revisions: Revisions
+  /** Until when this host may act on the row, in milliseconds since 1970. */
+  readonly notAfterMs: number
+  /** The row as it came, with its signature: what vouches for it after a restart. */
+  readonly proof: Uint8Array
+}
+
+/** A row with what was signed along with it. */
+export interface StampedRow extends Stamp {
+  readonly row: Row
+}
+
 /** What happened to a row in the watched bucket. */
 export type RowChange =
-  | { readonly kind: 'put'; readonly row: Row; readonly revisions: Revisions }
+  | (StampedRow & { readonly kind: 'put' })
   | { readonly kind: 'delete'; readonly rowKind: RowKind; readonly id: number }
-
-/** A row with the state from which it was derived. */
-export interface StampedRow {
-  readonly row: Row
-  readonly revisions: Revisions
-}
 
 /** The id by which a row is known among its kind; 0 for the host itself, of which there is one. */
 export function rowId(row: Row): number {
   switch (row.kind) {
+    case 'statement':
     case 'network':
     case 'endpoint':
       return row.value.id

@@ -1,5 +1,5 @@
 import { type MacAddress, parseIpAddress, parsePrefix } from '@weft/net'
-import type { Endpoint, Network, Peer, Self } from './rows.ts'
+import type { Endpoint, Network, Peer, Row, RowChange, Self } from './rows.ts'
 
 // Values for the tests of this folder.
 
@@ -36,7 +36,34 @@ export function endpointOf(id: number, change: Partial<Endpoint> = {}): Endpoint
 
 export function peerOf(hostId: number, zoneId = 1): Peer {
   const at = { address: address(`192.0.2.${hostId}`), zoneId, zoneName: 'lab', trusted: true }
-  return { hostId, name: `host${hostId}`, isForeign: false, addresses: [at] }
+  return {
+    hostId,
+    name: `host${hostId}`,
+    isForeign: false,
+    addresses: [at],
+    identityKey: keyOfHost(hostId),
+  }
+}
+
+/** Not a key of anybody's, and another one for each host. */
+export function keyOfHost(hostId: number): string {
+  return hostId.toString(16).padStart(64, '0')
+}
+
+/** A row that came, derived from these states; it holds until `notAfterMs`. */
+export function put(
+  row: Row,
+  config: bigint,
+  location = 0n,
+  notAfterMs: number = Number.MAX_SAFE_INTEGER,
+): RowChange & { readonly kind: 'put' } {
+  return {
+    kind: 'put',
+    row,
+    revisions: { config, location },
+    notAfterMs,
+    proof: Buffer.from(`${config}`),
+  }
 }
 
 export function selfOf(zoneId = 1): Self {

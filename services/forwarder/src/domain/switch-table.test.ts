@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { HostRows } from './host-rows.ts'
 import { type Port, Ports } from './ports.ts'
 import type { Row, RowChange } from './rows.ts'
-import { endpointOf, HERE, networkOf, peerOf, selfOf } from './samples.ts'
+import { endpointOf, HERE, networkOf, peerOf, put, selfOf } from './samples.ts'
 import { SwitchTable, type TableChange } from './switch-table.ts'
 
 class World {
@@ -16,8 +16,7 @@ class World {
 
   put(row: Row): this {
     this.#revision++
-    const revisions = { config: this.#revision, location: this.#revision }
-    return this.apply({ kind: 'put', row, revisions })
+    return this.apply(put(row, this.#revision, this.#revision))
   }
 
   apply(change: RowChange): this {

@@ -2,6 +2,7 @@ import { type CarrierChoice, carrierBetween, gatewayAddress, type IpAddress } fr
 import type { HostRows, RowsTouched } from './host-rows.ts'
 import type { Ports } from './ports.ts'
 import type { Endpoint, Network, Peer, Revisions } from './rows.ts'
+import { TenantLocks } from './tenant-locks.ts'
 
 /** A network as the data plane has it. */
 export interface NetworkEntry {
@@ -42,7 +43,7 @@ export type Join =
     }
   | {
       readonly kind: 'refused'
-      readonly reason: 'no-common-trusted-zone' | 'encryption-unavailable'
+      readonly reason: 'no-common-trusted-zone' | 'encryption-unavailable' | 'tenant-locked'
       readonly network: Network
       readonly target: Peer
     }
@@ -59,6 +60,7 @@ export class SwitchTable {
   readonly hostId: number
   readonly #rows: HostRows
   readonly #ports: Ports
+  readonly #locks: TenantLocks
   readonly #dirty = {
     networks: new Set<number>(),
     endpoints: new Set<number>(),
@@ -74,10 +76,17 @@ export class SwitchTable {
   /** Where the members index has each endpoint. */
   readonly #indexed: Map<number, { hostId: number; networkId: number }> = new Map()
 
-  constructor(hostId: number, rows: HostRows, ports: Ports) {
+  /** `locks` has to be of the same rows; nothing is locked by default. */
+  constructor(
+    hostId: number,
+    rows: HostRows,
+    ports: Ports,
+    locks: TenantLocks = new TenantLocks(rows),
+  ) {
     this.hostId = hostId
     this.#rows = rows
     this.#ports = ports
+    this.#locks = locks
     this.#touchAll()
   }
 
@@ -103,21 +112,27 @@ export class SwitchTable {
     }
   }
 
+  /** A network that counts: one that the rows have, or that something attached here is in. */
   network(id: number): Network | undefined {
-    const row = this.#rows.networks.get(id)
-    if (row) return row.value
+    const row = this.#rows.networks.get(id)?.value
+    if (row && this.#locks.isVouchedFor(row)) return row
     for (const port of this.#ports) if (port.network.id === id) return port.network
     return undefined
   }
 
-  /** The endpoint where it is now; undefined for one that is nowhere yet, or that the rows have here and nothing attached. */
+  /** The endpoint where it is now; undefined for one that is nowhere yet, that the rows have here and nothing attached, that is at a revoked host, or that a locked tenant does not let be there. */
   endpoint(id: number): Endpoint | undefined {
     const row = this.#rows.endpoints.get(id)?.value
     const port = this.#ports.get(id)
     if (port) {
-      return row ? { ...row, hostId: this.hostId } : { ...port.endpoint, hostId: this.hostId }
+      // Where nobody is believed by a row alone, what is attached here is as it was attached.
+      return row && !this.#locks.isGuarded(port.network)
+        ? { ...row, hostId: this.hostId }
+        : { ...port.endpoint, hostId: this.hostId }
     }
-    return row?.hostId === this.hostId || row?.hostId === 0 ? undefined : row
+    if (!row || row.hostId === this.hostId || row.hostId === 0) return undefined
+    if (this.#rows.isRevokedHost(row.hostId)) return undefined
+    return this.#isPlaced(row) ? row : undefined
   }
 
   /** The newest states from which the rows of these endpoints were derived. */
@@ -133,8 +148,9 @@ export class SwitchTable {
     return { config, location }
   }
 
+  /** Another host, unless its key was revoked. */
   peer(hostId: number): Peer | undefined {
-    return this.#rows.peers.get(hostId)?.value
+    return this.#rows.isRevokedHost(hostId) ? undefined : this.#rows.peers.get(hostId)?.value
   }
 
   /** Notes that a row or a port changed. */
@@ -146,6 +162,10 @@ export class SwitchTable {
         for (const [hostId, networks] of this.#members) {
           if (networks.has(id)) this.#dirty.peers.add(hostId)
         }
+        if (!this.#locks.isIdle) this.#touchEndpointsOf(id)
+        return
+      case 'statement':
+        // Nothing that the data plane has. What counts by it is touched once all statements are reviewed.
         return
       case 'endpoint':
         this.#dirty.endpoints.add(id)
@@ -158,6 +178,13 @@ export class SwitchTable {
         for (const hostId of this.#rows.peers.keys()) this.#dirty.peers.add(hostId)
         return
     }
+  }
+
+  /** Other things count in networks of locked tenants than before. */
+  touchLocks(): void {
+    for (const id of this.#rows.networks.keys()) this.#dirty.networks.add(id)
+    for (const id of this.#rows.peers.keys()) this.#dirty.peers.add(id)
+    for (const id of this.#rows.endpoints.keys()) this.touch({ kind: 'endpoint', id })
   }
 
   /** The port of an endpoint was added or removed. */
@@ -218,6 +245,9 @@ export class SwitchTable {
     const peer = this.peer(target.hostId)
     if (!network || !peer || !this.#rows.self) return { kind: 'unknown' }
     const choice = this.#choose(network, peer)
+    if (choice === undefined) {
+      return { kind: 'refused', reason: 'tenant-locked', network, target: peer }
+    }
     if (choice.carrier === 'refused') {
       const reason =
         choice.reason === 'encryption-required'
@@ -234,8 +264,24 @@ export class SwitchTable {
     }
   }
 
-  #choose(network: Network, peer: Peer): CarrierChoice {
-    return carrierBetween(this.#rows.self?.addresses ?? [], peer.addresses, network.encryption)
+  /** Undefined if the network's tenant is locked, and does not let the peer be in it there. */
+  #choose(network: Network, peer: Peer): CarrierChoice | undefined {
+    const { addresses = [] } = this.#rows.self ?? {}
+    const choice = carrierBetween(addresses, peer.addresses, network.encryption)
+    const plainTo = choice.carrier === 'vxlan' ? choice.remote : undefined
+    return this.#locks.isMember(network, peer, plainTo) ? choice : undefined
+  }
+
+  #isPlaced(endpoint: Endpoint): boolean {
+    if (this.#locks.isIdle) return true
+    const network = this.network(endpoint.networkId)
+    return network !== undefined && this.#locks.isPlaced(endpoint, network)
+  }
+
+  #touchEndpointsOf(networkId: number): void {
+    for (const [id, { value }] of this.#rows.endpoints) {
+      if (value.networkId === networkId) this.touch({ kind: 'endpoint', id })
+    }
   }
 
   #peerEntry(hostId: number): PeerEntry | undefined {
@@ -247,7 +293,7 @@ export class SwitchTable {
       const network = this.network(networkId)
       if (!network) continue
       const choice = this.#choose(network, peer)
-      if (choice.carrier === 'refused') continue
+      if (choice === undefined || choice.carrier === 'refused') continue
       entry = {
         hostId,
         carrier: choice.carrier,
