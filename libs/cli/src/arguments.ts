@@ -17,7 +17,7 @@ import {
   parseMacAddress,
   parsePrefix,
 } from '@weft/net'
-import type { EndpointRef, HostAddress, Labels, NetworkRef } from '@weft/sdk'
+import type { EndpointRef, Grant, HostAddress, Labels, NetworkRef, Role } from '@weft/sdk'
 
 /** An endpoint as it was named; without a network it has to be looked for. */
 export interface EndpointWords {
@@ -95,6 +95,24 @@ export function parseHostAddress(text: string): HostAddress {
   return { address: parseAddress(address), zone: checkName('zone', zone) }
 }
 
+/** `ADDRESS`, in the zone of the token, or `ADDRESS@ZONE`. */
+export function parseJoinAddress(text: string): HostAddress {
+  return text.includes('@') ? parseHostAddress(text) : { address: parseAddress(text), zone: '' }
+}
+
+/** `ROLE` in the whole domain, or `ROLE@TENANT`. */
+export function parseGrant(text: string): Grant & { readonly role: Role } {
+  const [word, tenant, ...rest] = text.split('@')
+  const role = ROLE_WORDS.find((known) => known === word)
+  if (role === undefined || rest.length > 0) {
+    throw wrongForm('grant', text, `ROLE or ROLE@TENANT, ROLE one of ${ROLE_WORDS.join(', ')}`)
+  }
+  return { role, tenant: tenant === undefined ? undefined : checkName('tenant', tenant) }
+}
+
+/** The same as `ROLES` of the SDK, which is not loaded for this. */
+const ROLE_WORDS: readonly Role[] = ['owner', 'operator', 'subscriber', 'auditor']
+
 /** `KEY=VALUE`, several times. */
 export function collectLabels(text: string, before: Labels = {}): Labels {
   const at = text.indexOf('=')
@@ -112,15 +130,15 @@ export function wholeNumber(field: string, min: number, max: number): (text: str
   }
 }
 
-/** `250ms`, `1s` or `2m`, in milliseconds. */
+/** `250ms`, `1s`, `2m` or `1h`, in milliseconds. */
 export function parseDurationMs(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text)
-  const unit = { ms: 1, s: 1000, m: 60_000 }[match?.[2] ?? '']
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text)
+  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[match?.[2] ?? '']
   if (unit !== undefined) return Math.round(Number(match?.[1]) * unit)
   throw new InvalidArgumentError({
     field: 'duration',
     problem: `${JSON.stringify(text)} is no duration`,
-    remedy: 'say for example 250ms, 1s or 2m',
+    remedy: 'say for example 250ms, 1s, 2m or 1h',
   })
 }
 

@@ -9,6 +9,12 @@ export interface Io {
   readonly isTerminal: boolean
   /** Whether standard error is one. */
   readonly isErrorTerminal: boolean
+  /** Whether standard input is one, so that somebody can be asked. */
+  readonly isInputTerminal: boolean
+  /** Standard input up to its end. @throws InvalidArgumentError if it is longer */
+  readonly readInput: (maxBytes: number) => Promise<string>
+  /** Asks on standard error and reads a line of standard input. */
+  readonly ask: (question: string) => Promise<string>
   /** Width of the terminal. */
   readonly columns: number
 }

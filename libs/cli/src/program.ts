@@ -1,16 +1,25 @@
 import { Command, Option } from 'commander'
 import { registerApply } from './commands/apply.ts'
+import { registerAudit } from './commands/audit.ts'
+import { registerAuthority } from './commands/authority.ts'
+import { registerCertificate } from './commands/certificate.ts'
 import { registerCompletion } from './commands/completion.ts'
 import { registerConnection } from './commands/connection.ts'
+import { registerContext } from './commands/context.ts'
 import { registerDoctor } from './commands/doctor.ts'
 import { registerEndpoint } from './commands/endpoint.ts'
 import { registerHost } from './commands/host.ts'
+import { registerInit } from './commands/init.ts'
+import { registerJoin } from './commands/join.ts'
 import { registerLab } from './commands/lab.ts'
+import { registerLogin } from './commands/login.ts'
 import { registerNetwork } from './commands/network.ts'
 import { registerPing } from './commands/ping.ts'
 import { registerPort } from './commands/port.ts'
 import { registerStatus } from './commands/status.ts'
 import { registerTenant } from './commands/tenant.ts'
+import { registerToken } from './commands/token.ts'
+import { registerUser } from './commands/user.ts'
 import { registerZone } from './commands/zone.ts'
 import type { Io } from './io.ts'
 import { OUTPUT_FORMATS, type View } from './output.ts'
@@ -77,6 +86,16 @@ export function createProgram(io: Io, act: Act): Command {
   registerHost(program, act)
   registerEndpoint(program, act)
   registerApply(program, act)
+  program.commandsGroup('Who may do what:')
+  registerInit(program, act)
+  registerToken(program, act)
+  registerJoin(program, act)
+  registerUser(program, act)
+  registerLogin(program, act)
+  registerContext(program, act)
+  registerAudit(program, act)
+  registerAuthority(program, act)
+  registerCertificate(program, act)
   program.commandsGroup('At a host:')
   registerPort(program, act)
   registerConnection(program, act)
@@ -92,8 +111,9 @@ export function createProgram(io: Io, act: Act): Command {
   return program
 }
 
-const EPILOGUE = `Where the control server and hosts are found: WEFT_CONTROL (HOST:PORT or unix:/PATH), WEFT_HOST_SOCKET (/PATH)
-and WEFT_TENANT go before the file in WEFT_CONTEXT, which goes before that of a running lab.
+const EPILOGUE = `Where the control server and hosts are found, and who asks: WEFT_CONTROL (HOST:PORT or unix:/PATH),
+WEFT_HOST_SOCKET (/PATH), WEFT_TENANT and WEFT_IDENTITY (/PATH) go before the file in WEFT_CONTEXT, which goes before
+your current context (weft context), which goes before that of a running lab.
 
 Examples:
   weft network create blue --prefix 10.20.0.0/16 --prefix fd20::/64
@@ -136,7 +156,12 @@ function addCommonOptions(leaf: Command): void {
   leaf.addOption(
     new Option('-o, --output <format>', 'how to print').choices(OUTPUT_FORMATS).default('table'),
   )
-  leaf.addOption(new Option('--tenant <tenant>', 'tenant that is meant where none is named'))
+  if (!leaf.options.some((option) => option.long === '--tenant')) {
+    leaf.addOption(new Option('--tenant <tenant>', 'tenant that is meant where none is named'))
+  }
+  leaf.addOption(
+    new Option('--context <name>', 'one of your contexts; the current one if not given'),
+  )
 }
 
 /** The format of errors that come before the options are read. */

@@ -8,12 +8,16 @@ import { type OutputFormat, render, type View } from './output.ts'
 export interface CommonOptions {
   readonly output: OutputFormat
   readonly tenant?: string
+  /** One of the person's contexts. */
+  readonly context?: string
 }
 
 /** One run of the command: what it was given and the client that it opens when it needs one. */
 export class Session implements AsyncDisposable {
   readonly io: Io
   readonly paint: Paint
+  /** For standard error. */
+  readonly paintError: Paint
   readonly options: CommonOptions
   #weft: Weft | undefined
   #context: Context | undefined
@@ -21,6 +25,7 @@ export class Session implements AsyncDisposable {
   constructor(io: Io, options: CommonOptions) {
     this.io = io
     this.paint = painter(io, io.isTerminal)
+    this.paintError = painter(io, io.isErrorTerminal)
     this.options = options
   }
 
@@ -35,7 +40,7 @@ export class Session implements AsyncDisposable {
   async context(): Promise<Context> {
     if (this.#context !== undefined) return this.#context
     const { findContext } = await import('@weft/sdk')
-    this.#context = findContext(this.io.env)
+    this.#context = findContext(this.io.env, this.options.context)
     return this.#context
   }
 

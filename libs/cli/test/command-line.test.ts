@@ -1,16 +1,21 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { createProgram, type Io, runCli } from '../src/program.ts'
 import { type FakeControl, startFakeControl } from './fake-control.ts'
 
 let control: FakeControl
+/** Where `weft` and its Node are. */
+const PROGRAMS = fileURLToPath(new URL('../../../node_modules/.bin', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'weft-cli-'))
 
 before(async () => {
   control = await startFakeControl()
+  await control.writeOwner(join(folder, 'owner'))
 })
 after(async () => {
   await control[Symbol.asyncDispose]()
@@ -237,7 +242,48 @@ test('commands, options and choices are completed', async () => {
   assert.deepEqual(await completed('network', ''), ['create', 'ls', 'show', 'rm'])
   assert.deepEqual(await completed('network', 'create', '--pre'), ['--prefix'])
   assert.deepEqual(await completed('network', 'ls', '-o', 'j'), ['json'])
+  // What it has no names for is left to the shell, which offers files.
+  assert.deepEqual(await completed('lab', 'up', '--topology', ''), [])
 })
+
+/** What prints the candidates for `$LINE`, by the script in `$SCRIPT`; zsh takes completions only where a line is edited, so its part is played. */
+const SHELLS = {
+  bash: [
+    '-c',
+    'source "$SCRIPT"; IFS=" " read -ra COMP_WORDS <<< "$LINE"; [[ $LINE == *" " ]] && COMP_WORDS+=(""); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _weft; printf "%s\\n" "${COMPREPLY[@]}"',
+  ],
+  zsh: [
+    '-fc',
+    'compdef() { [[ "$*" == "_weft weft" ]] }; compadd() { shift; print -rl -- "$@" }; source "$SCRIPT"; words=("${(@s: :)LINE}"); CURRENT=$#words; _weft',
+  ],
+  fish: ['--no-config', '-c', 'source $SCRIPT; complete -C "$LINE"'],
+} as const
+
+for (const [shell, argv] of Object.entries(SHELLS)) {
+  test(`${shell} completes with the script that is printed for it`, {
+    skip: spawnSync(shell, ['--version']).error ? `${shell} is not installed` : false,
+  }, async () => {
+    const script = write(`completion.${shell}`, (await weft(`completion ${shell}`)).stdout)
+    const complete = (line: string): string[] => {
+      const { stdout, stderr } = spawnSync(shell, argv, {
+        cwd: folder,
+        encoding: 'utf8',
+        env: {
+          PATH: `${PROGRAMS}:${process.env['PATH']}`,
+          HOME: folder,
+          SCRIPT: script,
+          LINE: line,
+        },
+      })
+      assert.equal(stderr, '')
+      return stdout.split('\n').filter(Boolean).toSorted()
+    }
+    assert.deepEqual(complete('weft net'), ['network'])
+    assert.deepEqual(complete('weft network '), ['create', 'ls', 'rm', 'show'])
+    assert.deepEqual(complete('weft network create --pre'), ['--prefix'])
+    assert.deepEqual(complete('weft network ls -o '), ['json', 'table', 'yaml'])
+  })
+}
 
 test('a completion script is printed for each shell, and no other', async () => {
   for (const shell of ['bash', 'zsh', 'fish'])
@@ -316,7 +362,14 @@ async function completed(...words: string[]): Promise<string[]> {
 }
 
 async function run(argv: string[], env: NodeJS.ProcessEnv, isTerminal: boolean): Promise<Outcome> {
-  const { io, outcome } = ioOf({ WEFT_CONTROL: control.address, ...env }, isTerminal)
+  const { io, outcome } = ioOf(
+    {
+      WEFT_CONTROL: control.address,
+      WEFT_IDENTITY: join(folder, 'owner'),
+      ...env,
+    },
+    isTerminal,
+  )
   const code = await runCli(argv, io)
   return { code, ...outcome() }
 }
@@ -335,6 +388,9 @@ function ioOf(env: NodeJS.ProcessEnv, isTerminal: boolean) {
     isTerminal,
     isErrorTerminal: isTerminal,
     columns: 100,
+    isInputTerminal: isTerminal,
+    readInput: async () => '',
+    ask: async () => '',
   }
   return { io, outcome: () => ({ stdout, stderr }) }
 }

@@ -1,17 +1,24 @@
-import { readFileSync } from 'node:fs'
-import { BrokenInputError, HostNotFoundError, InvalidArgumentError } from '@weft/errors'
+import { HostNotFoundError, InvalidArgumentError } from '@weft/errors'
+import { type ContextEntry, readContextFile, readContexts } from './contexts.ts'
 
 /** Written by a running lab: where its control server and hosts answer. */
 export const LAB_CONTEXT_FILE = '/run/weft-lab/context.json'
 /** Where a forwarder that was installed on this machine answers. */
 export const HOST_SOCKET_DEFAULT = '/run/weft/host.sock'
 
-/** Where to find a control server and hosts. */
+/** The context of a running lab, where no context of the person has this name. */
+export const LAB_CONTEXT = 'lab'
+
+/** Where to find a control server and hosts, and who asks. */
 export interface Context {
+  /** Among the person's contexts; undefined for one that has no name there. */
+  readonly name?: string | undefined
   /** `HOST:PORT` or `unix:/PATH` of the control server. */
   readonly control: string | undefined
   /** Tenant that is meant when none is named. */
   readonly tenant: string
+  /** Folder of the identity with which the control server is asked. */
+  readonly identity?: string | undefined
   /** Host APIs by host name, `unix:/PATH` each. */
   readonly hosts: { readonly [name: string]: string }
   /** Host API of the machine that this runs on. */
@@ -19,18 +26,21 @@ export interface Context {
 }
 
 /**
- * Finds the context: `WEFT_CONTROL`, `WEFT_HOST_SOCKET` and `WEFT_TENANT` go before the file that `WEFT_CONTEXT` names,
- * which goes before that of a running lab.
+ * Finds the context: `WEFT_CONTROL`, `WEFT_HOST_SOCKET`, `WEFT_TENANT` and `WEFT_IDENTITY` go before the file that
+ * `WEFT_CONTEXT` names, which goes before the current one of the person's contexts, which goes before a running lab.
+ * @param name one of the person's contexts, or `lab`; by default the current one
+ * @throws InvalidArgumentError if there is none of the name, or a file cannot be read; BrokenInputError
  */
-export function findContext(env: NodeJS.ProcessEnv): Context {
-  const path = env['WEFT_CONTEXT']
-  const file = readContextFile(path ?? LAB_CONTEXT_FILE, path === undefined)
+export function findContext(env: NodeJS.ProcessEnv, name?: string): Context {
+  const { name: found, entry } = findEntry(env, name) ?? {}
   const socket = env['WEFT_HOST_SOCKET']
   return {
-    control: env['WEFT_CONTROL'] ?? file?.control,
-    tenant: env['WEFT_TENANT'] ?? file?.tenant ?? 'default',
-    hosts: file?.hosts ?? {},
-    localHost: socket === undefined ? undefined : asTarget(socket),
+    name: found,
+    control: env['WEFT_CONTROL'] ?? entry?.control,
+    tenant: env['WEFT_TENANT'] ?? entry?.tenant ?? 'default',
+    identity: env['WEFT_IDENTITY'] ?? entry?.identity,
+    hosts: entry?.hosts ?? {},
+    localHost: socket === undefined ? entry?.localHost : asTarget(socket),
   }
 }
 
@@ -40,7 +50,8 @@ export function controlOf(context: Context): string {
   throw new InvalidArgumentError({
     field: 'WEFT_CONTROL',
     problem: 'no control server is known here',
-    remedy: 'start a lab (npm run lab), or say where one answers: WEFT_CONTROL=HOST:PORT',
+    remedy:
+      'log in (weft login), start a lab (npm run lab), or say where one answers: WEFT_CONTROL=HOST:PORT',
   })
 }
 
@@ -66,25 +77,34 @@ export function hostOf(context: Context, name?: string): string {
   })
 }
 
-function readContextFile(path: string, mayBeMissing: boolean): Partial<Context> | undefined {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8')
-  } catch (error) {
-    if (mayBeMissing) return undefined
-    const problem = error instanceof Error ? error.message : String(error)
+/** What `WEFT_CONTEXT` names, or the current context of the person, or a lab that runs. */
+function findEntry(
+  env: NodeJS.ProcessEnv,
+  name: string | undefined,
+): { readonly name: string | undefined; readonly entry: ContextEntry } | undefined {
+  const path = env['WEFT_CONTEXT']
+  const named = path === undefined ? undefined : readContextFile(path)
+  if (path !== undefined && named === undefined) {
     throw new InvalidArgumentError({
       field: 'WEFT_CONTEXT',
-      problem: `it cannot be read: ${problem}`,
+      problem: `there is no file ${path}`,
       remedy: 'unset it, or name the file of a lab that runs',
     })
   }
-  try {
-    return JSON.parse(text) as Partial<Context>
-  } catch (error) {
-    const problem = error instanceof Error ? error.message : String(error)
-    throw new BrokenInputError({ source: path, format: 'JSON', problem })
+  if (named?.kind === 'one' && name === undefined) return { name: undefined, entry: named.entry }
+  const { current, contexts } = readContexts(env)
+  const wanted = name ?? current
+  if (wanted !== undefined && (wanted !== LAB_CONTEXT || wanted in contexts)) {
+    const entry = Object.hasOwn(contexts, wanted) ? contexts[wanted] : undefined
+    if (entry !== undefined) return { name: wanted, entry }
+    throw new InvalidArgumentError({
+      field: 'context',
+      problem: `there is no context ${wanted}`,
+      remedy: 'list them with: weft context ls',
+    })
   }
+  const lab = readContextFile(LAB_CONTEXT_FILE)
+  return lab?.kind === 'one' ? { name: LAB_CONTEXT, entry: lab.entry } : undefined
 }
 
 function asTarget(path: string): string {

@@ -9,6 +9,7 @@ import {
   prefixFromBytes,
 } from '@weft/net'
 import type { Prefix as PrefixMessage } from '@weft/proto/weftline/common/v1/common.ts'
+import type { Page } from '@weft/proto/weftline/config/v1/config_service.ts'
 import type { RecordMeta } from '@weft/proto/weftline/config/v1/records.ts'
 import type { Labels } from './types.ts'
 
@@ -50,4 +51,19 @@ export function present<T>(part: T | undefined, name: string): T {
 
 function malformed(what: string, bytes: Uint8Array): never {
   throw new InternalError(`an answer has a malformed ${what} of ${bytes.byteLength} bytes`)
+}
+
+/** Objects that a server sends in one page; its own limit is the same. */
+const PAGE_SIZE = 1000
+
+/** Every page of a list, one after the other. */
+export async function* pages<Answer extends { readonly nextToken: string }>(
+  ask: (page: Page) => Promise<Answer>,
+): AsyncGenerator<Answer, void, undefined> {
+  let token = ''
+  do {
+    const answer = await ask({ size: PAGE_SIZE, token })
+    yield answer
+    token = answer.nextToken
+  } while (token !== '')
 }

@@ -30,7 +30,9 @@ export class HostClient implements AsyncDisposable {
   /** @param target `unix:/PATH` of the host API */
   constructor(target: string) {
     this.target = target
-    this.#rpc = connect(target, ForwarderServiceService)
+    this.#rpc = connect(target, ForwarderServiceService, {
+      security: { kind: 'socket-mode' },
+    })
   }
 
   /** Assigns an endpoint to the host and joins a namespace or TAP device to it. `created` is false for a repeated call. */

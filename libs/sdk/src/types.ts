@@ -46,6 +46,10 @@ export interface Host extends Stored {
   readonly addresses: readonly HostAddress[]
   readonly capabilities: readonly string[]
   readonly wireVersions: readonly number[]
+  /** When its keys were revoked; undefined if they are not. */
+  readonly revokedAt: Date | undefined
+  /** Until when it may act without renewing its certificate; undefined for one that was never enrolled. */
+  readonly horizon: Date | undefined
 }
 
 export type Encryption = 'required' | 'outside-trusted-zones'
@@ -67,6 +71,47 @@ export interface Endpoint extends Stored {
   readonly allow: readonly Prefix[]
   /** The host that it is assigned to. */
   readonly host: string | undefined
+}
+
+export const ROLES = ['owner', 'operator', 'subscriber', 'auditor'] as const
+export type Role = (typeof ROLES)[number]
+
+export interface Grant {
+  /** Undefined for the whole domain. */
+  readonly tenant: string | undefined
+  /** `unknown` only from a server that has more roles. */
+  readonly role: Role | 'unknown'
+}
+
+export interface User extends Stored {
+  readonly grants: readonly Grant[]
+  readonly hasLoggedIn: boolean
+}
+
+/** What lets one host join, or one user log in. Its text is told once only, when it is made. */
+export interface Token {
+  readonly id: number
+  readonly purpose: 'join' | 'login'
+  readonly expiresAt: Date
+  /** Whose endpoints the host may carry; empty for all. */
+  readonly tenants: readonly string[]
+  readonly zone: string | undefined
+  readonly hostLabels: Labels
+  /** The only name that may be taken. */
+  readonly hostName: string | undefined
+  /** The host that joined by it. */
+  readonly usedBy: string | undefined
+  readonly revision: bigint
+  readonly createdAt: Date
+}
+
+export interface CreateToken {
+  /** By default an hour, at most a day. */
+  readonly ttlMs?: number
+  readonly tenants?: readonly string[]
+  readonly zone?: string
+  readonly labels?: Labels
+  readonly hostName?: string
 }
 
 export interface CreateTenant {

@@ -1,10 +1,7 @@
 import { randomUUID } from 'node:crypto'
+import type { Credentials } from '@weft/identity'
 import { ipToBytes, macToBytes } from '@weft/net'
-import {
-  ConfigServiceService,
-  type HostAddress as HostAddressMessage,
-  type Page,
-} from '@weft/proto/weftline/config/v1/config_service.ts'
+import type { HostAddress as HostAddressMessage } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   Encryption as EncryptionCode,
   type Endpoint as EndpointMessage,
@@ -14,24 +11,26 @@ import {
   type Tenant as TenantMessage,
   type Zone as ZoneMessage,
 } from '@weft/proto/weftline/config/v1/records.ts'
-import { type Client, connect as connectRpc } from '@weft/rpc'
-import { type Context, controlOf, hostOf } from './context.ts'
+import { type Context, hostOf } from './context.ts'
+import { Control } from './control.ts'
 import {
   decodeAddress,
   decodeMac,
   decodeMeta,
   decodePrefix,
   encodePrefix,
+  pages,
   present,
 } from './decode.ts'
 import { HostClient } from './host-client.ts'
+import { Audit, Tokens, Users } from './people.ts'
+import { TenantLocks } from './tenant-lock.ts'
 import type * as t from './types.ts'
-
-/** Objects that a server sends in one page; its own limit is the same. */
-const PAGE_SIZE = 1000
 
 export interface ConnectOptions {
   readonly context: Context
+  /** Who calls; by default who the context's identity folder says. */
+  readonly credentials?: Credentials
 }
 
 /**
@@ -39,7 +38,7 @@ export interface ConnectOptions {
  * write carries an idempotency key that is made once and kept through retries. Errors are the classes of `@weft/errors`.
  */
 export function connect(options: ConnectOptions): Weft {
-  return new Weft(options.context)
+  return new Weft(options.context, options.credentials)
 }
 
 export class Weft implements AsyncDisposable {
@@ -49,18 +48,26 @@ export class Weft implements AsyncDisposable {
   readonly hosts: Hosts
   readonly networks: Networks
   readonly endpoints: Endpoints
-  readonly #control: LazyControl
+  readonly tenantLocks: TenantLocks
+  readonly tokens: Tokens
+  readonly users: Users
+  readonly audit: Audit
+  readonly #control: Control
   readonly #hostClients = new Map<string, HostClient>()
 
-  constructor(context: Context) {
+  constructor(context: Context, credentials?: Credentials) {
     this.context = context
-    this.#control = new LazyControl(context)
+    this.#control = new Control(context, credentials)
     const names = new Names(this.#control)
     this.tenants = new Tenants(this.#control)
     this.zones = new Zones(this.#control)
     this.hosts = new Hosts(this.#control, names)
     this.networks = new Networks(this.#control, names)
     this.endpoints = new Endpoints(this.#control, names)
+    this.tenantLocks = new TenantLocks(this.#control)
+    this.tokens = new Tokens(this.#control, names)
+    this.users = new Users(this.#control, names)
+    this.audit = new Audit(this.#control)
   }
 
   /** The API of a host; without a name that of this machine, or of the only host that the context knows. */
@@ -100,16 +107,16 @@ export class Weft implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const clients = [...this.#hostClients.values()]
     await Promise.all([
-      this.#control.close(),
+      this.#control[Symbol.asyncDispose](),
       ...clients.map((client) => client[Symbol.asyncDispose]()),
     ])
   }
 }
 
 class Tenants {
-  readonly #control: LazyControl
+  readonly #control: Control
 
-  constructor(control: LazyControl) {
+  constructor(control: Control) {
     this.#control = control
   }
 
@@ -137,9 +144,9 @@ class Tenants {
 }
 
 class Zones {
-  readonly #control: LazyControl
+  readonly #control: Control
 
-  constructor(control: LazyControl) {
+  constructor(control: Control) {
     this.#control = control
   }
 
@@ -176,10 +183,10 @@ class Zones {
 }
 
 class Hosts {
-  readonly #control: LazyControl
+  readonly #control: Control
   readonly #names: Names
 
-  constructor(control: LazyControl, names: Names) {
+  constructor(control: Control, names: Names) {
     this.#control = control
     this.#names = names
   }
@@ -230,6 +237,12 @@ class Hosts {
     return (await this.#control.rpc.deleteHost({ idempotencyKey: randomUUID(), name })).deleted
   }
 
+  /** Makes its keys void: its peers drop it, and it never comes back under them. */
+  async revoke({ name, reason = '' }: { name: string; reason?: string }): Promise<t.Host> {
+    const request = { idempotencyKey: randomUUID(), name, reason }
+    return await this.#decode(present((await this.#control.rpc.revokeHost(request)).host, 'host'))
+  }
+
   async #decode(host: HostMessage): Promise<t.Host> {
     const addresses: t.HostAddress[] = []
     for (const { address, zoneId } of host.underlayAddresses) {
@@ -242,16 +255,18 @@ class Hosts {
       addresses,
       capabilities: host.capabilities,
       wireVersions: host.wireVersions,
+      revokedAt: dateOf(host.revokedAtUnixMs),
+      horizon: dateOf(host.horizonUnixMs),
       ...decodeMeta(host.meta),
     }
   }
 }
 
 class Networks {
-  readonly #control: LazyControl
+  readonly #control: Control
   readonly #names: Names
 
-  constructor(control: LazyControl, names: Names) {
+  constructor(control: Control, names: Names) {
     this.#control = control
     this.#names = names
   }
@@ -311,10 +326,10 @@ class Networks {
 }
 
 class Endpoints {
-  readonly #control: LazyControl
+  readonly #control: Control
   readonly #names: Names
 
-  constructor(control: LazyControl, names: Names) {
+  constructor(control: Control, names: Names) {
     this.#control = control
     this.#names = names
   }
@@ -368,37 +383,15 @@ class Endpoints {
   }
 }
 
-type Control = Client<typeof ConfigServiceService>
-
-/** Opens the connection when it is first needed: what asks hosts only needs no control server. */
-class LazyControl {
-  readonly #context: Context
-  #rpc: Control | undefined
-
-  constructor(context: Context) {
-    this.#context = context
-  }
-
-  get rpc(): Control {
-    const rpc = this.#rpc ?? connectRpc(controlOf(this.#context), ConfigServiceService)
-    this.#rpc = rpc
-    return rpc
-  }
-
-  async close(): Promise<void> {
-    await this.#rpc?.[Symbol.asyncDispose]()
-  }
-}
-
 /** Names by id. Records refer by id; ids are never reused and names never change, so what was learnt stays true. */
 class Names {
-  readonly #control: LazyControl
+  readonly #control: Control
   readonly #tenants = new Map<number, string>()
   readonly #zones = new Map<number, string>()
   readonly #hosts = new Map<number, string>()
   readonly #networks = new Map<number, { tenant: string; name: string }>()
 
-  constructor(control: LazyControl) {
+  constructor(control: Control) {
     this.#control = control
   }
 
@@ -450,15 +443,9 @@ async function find<T>(
   return known.get(id) ?? otherwise
 }
 
-async function* pages<Answer extends { readonly nextToken: string }>(
-  ask: (page: Page) => Promise<Answer>,
-): AsyncGenerator<Answer, void, undefined> {
-  let token = ''
-  do {
-    const answer = await ask({ size: PAGE_SIZE, token })
-    yield answer
-    token = answer.nextToken
-  } while (token !== '')
+/** 0 is no time. */
+function dateOf(unixMs: bigint): Date | undefined {
+  return unixMs === 0n ? undefined : new Date(Number(unixMs))
 }
 
 function networkName({ tenant, network }: t.NetworkRef): { tenant: string; network: string } {

@@ -1,12 +1,14 @@
-import { UnavailableError, WeftError } from '@weft/errors'
+import { NotEnrolledError, UnavailableError, WeftError } from '@weft/errors'
 import { formatIpAddress } from '@weft/net'
 import type { CacheStatus, Host, HostAddress, HostKind, HostStatus } from '@weft/sdk'
 import type { Command } from 'commander'
 import { checkName, collect, collectLabels, parseHostAddress } from '../arguments.ts'
 import { fieldsView, formatDuration, sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
+import { confirm } from '../secrets.ts'
 import type { Session } from '../session.ts'
 import { addressText, labelText, removedView, storedFields } from '../views.ts'
+import { IDENTITY_DEFAULT } from './join.ts'
 
 interface AddOptions {
   readonly address: HostAddress[]
@@ -60,6 +62,7 @@ export function registerHost(program: Command, act: Act): void {
             { title: 'NAME', value: (row) => row.name },
             { title: 'ID', value: (row) => String(row.id) },
             { title: 'KIND', value: (row) => row.kind },
+            { title: 'STATE', value: stateText },
             { title: 'ADDRESSES', value: hostAddressText },
             { title: 'LABELS', value: (row) => labelText(row.labels) },
           ],
@@ -80,6 +83,8 @@ export function registerHost(program: Command, act: Act): void {
           ...storedFields(record),
           ['kind', record.kind],
           ['addresses', hostAddressText(record)],
+          ['revoked', record.revokedAt?.toISOString() ?? ''],
+          ['horizon', record.horizon?.toISOString() ?? ''],
           ...(status === undefined ? [] : statusFields(status)),
         ])
       }),
@@ -112,6 +117,60 @@ export function registerHost(program: Command, act: Act): void {
       act(async (session, name: string) =>
         removedView('host', name, await (await session.weft()).hosts.delete(name)),
       ),
+    )
+
+  host
+    .command('revoke <name>')
+    .description("make a host's keys void: its peers drop it, and it never comes back under them")
+    .option('--reason <text>', 'why, for the audit', '')
+    .option('--yes', 'do not ask', false)
+    .addHelpText('after', '\nExample:\n  weft host revoke alpha --reason stolen --yes\n')
+    .action(
+      act(async (session, name: string, options: { reason: string; yes: boolean }) => {
+        await confirm(session, `Host ${name} loses its keys`, options.yes)
+        const { reason } = options
+        const revoked = await (await session.weft()).hosts.revoke({ name, reason })
+        return sentenceView(revoked, `host ${name} is revoked`)
+      }),
+    )
+
+  host
+    .command('rotate-keys')
+    .description('give the host on this machine new keys, while it goes on')
+    .option('--identity <folder>', 'where the identity is', IDENTITY_DEFAULT)
+    .addHelpText('after', '\nExample:\n  weft host rotate-keys\n')
+    .action(
+      act(async (_session, { identity }: { identity: string }) => {
+        const { rotateHostKeys } = await import('@weft/domain/enrolment')
+        await rotateHostKeys({ folder: identity })
+        return sentenceView({ identity }, `the keys in ${identity} are new`)
+      }),
+    )
+
+  host
+    .command('keys')
+    .description('show the public keys of the host on this machine, as it has them itself')
+    .option('--identity <folder>', 'where the identity is', IDENTITY_DEFAULT)
+    .addHelpText(
+      'after',
+      '\nWhoever signs for a locked tenant compares them with what weft tenant sign shows.\n\nExample:\n  weft host keys\n',
+    )
+    .action(
+      act(async (_session, { identity: folder }: { identity: string }) => {
+        const { readIdentity } = await import('@weft/domain')
+        const { publicKeyOf } = await import('@weft/identity')
+        const stored = await readIdentity(folder)
+        if (stored === undefined) throw new NotEnrolledError({ folder, who: 'host' })
+        const { identity, tunnel } = stored.keys
+        const keys = {
+          identityKey: `ed25519:${publicKeyOf(identity).toString('hex')}`,
+          tunnelKey: tunnel === undefined ? '' : `x25519:${publicKeyOf(tunnel).toString('hex')}`,
+        }
+        return fieldsView(keys, [
+          ['identity', keys.identityKey],
+          ['tunnel', keys.tunnelKey],
+        ])
+      }),
     )
 }
 
@@ -166,6 +225,11 @@ function cacheText(cache: CacheStatus): string {
       ? ''
       : `, oldest ${formatDuration(cache.oldestAgeMs)} of ${formatDuration(cache.horizonMs)}`
   return `${cache.entries} kept at revision ${cache.revision}${age}; ${cache.hits} hits, ${cache.misses} misses, ${cache.staleAnswers} stale answers`
+}
+
+function stateText({ kind, revokedAt, horizon }: Host): string {
+  if (revokedAt !== undefined) return 'revoked'
+  return horizon === undefined && kind === 'weft' ? 'not enrolled' : 'ok'
 }
 
 function hostAddressText({ addresses }: Host): string {

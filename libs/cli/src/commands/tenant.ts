@@ -1,9 +1,10 @@
 import type { Tenant } from '@weft/sdk'
 import type { Command } from 'commander'
 import { checkName, collectLabels } from '../arguments.ts'
-import { fieldsView, sentenceView, tableView } from '../output.ts'
+import { sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
-import { labelText, removedView, storedFields } from '../views.ts'
+import { labelText, removedView } from '../views.ts'
+import { registerTenantLock, tenantView } from './tenant-lock.ts'
 
 export function registerTenant(program: Command, act: Act): void {
   const tenant = program.command('tenant').description('owners of networks')
@@ -45,14 +46,15 @@ export function registerTenant(program: Command, act: Act): void {
 
   tenant
     .command('show <name>')
-    .description('show a tenant')
+    .description('show a tenant, and what its key has signed if it is locked')
     .addHelpText('after', '\nExample:\n  weft tenant show acme\n')
     .action(
       act(async (session, name: string) => {
-        const found = await (await session.weft()).tenants.get(name)
-        return fieldsView(found, storedFields(found))
+        return await tenantView(session, name)
       }),
     )
+
+  registerTenantLock(tenant, act)
 
   tenant
     .command('rm <name>')

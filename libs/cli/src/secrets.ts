@@ -1,0 +1,54 @@
+import { open, readFile, stat } from 'node:fs/promises'
+import { InvalidArgumentError } from '@weft/errors'
+import type { Session } from './session.ts'
+
+/** A token or code has less than a hundred characters; a file that is larger is another one. */
+const SECRET_FILE_MAX_BYTES = 4096
+
+/** Reads a token or code from a file, or with `-` from standard input: an argument could be read by everybody (ps). */
+export async function readSecret(session: Session, option: string, path: string): Promise<string> {
+  const text = path === '-' ? await session.io.readInput(SECRET_FILE_MAX_BYTES) : await fileText()
+  if (text.trim() !== '') return text.trim()
+  throw new InvalidArgumentError({
+    field: option,
+    problem: 'it is empty',
+    remedy: `give it in ${option} FILE`,
+  })
+
+  async function fileText(): Promise<string> {
+    const problem = await stat(path).then(
+      ({ size }) => (size > SECRET_FILE_MAX_BYTES ? `it has ${size} bytes` : undefined),
+      (error: Error) => error.message,
+    )
+    if (problem === undefined) return await readFile(path, 'utf8')
+    const remedy = 'name a file that holds it, or - for standard input'
+    throw new InvalidArgumentError({ field: option, problem, remedy })
+  }
+}
+
+/** Writes a secret into a new file that its owner alone may read. */
+export async function writeSecret(path: string, text: string, option = '--out'): Promise<void> {
+  try {
+    const file = await open(path, 'wx', 0o600)
+    await file.writeFile(`${text}\n`)
+    await file.close()
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : String(error)
+    throw new InvalidArgumentError({
+      field: option,
+      problem,
+      remedy: 'name a file that is not there yet',
+    })
+  }
+}
+
+/** Asks on a terminal whether to go on; without one, only `--yes` says so. @throws InvalidArgumentError if not */
+export async function confirm(session: Session, what: string, isSure: boolean): Promise<void> {
+  if (isSure) return
+  const refused = (problem: string): InvalidArgumentError =>
+    new InvalidArgumentError({ field: '--yes', problem, remedy: 'say --yes if you mean it' })
+  if (!session.io.isInputTerminal)
+    throw refused(`${what} cannot be undone, and nobody can be asked`)
+  const answer = await session.io.ask(`${what}. This cannot be undone. Go on? [y/N] `)
+  if (!/^y(?:es)?$/i.test(answer.trim())) throw refused('nothing was done')
+}
