@@ -4,6 +4,7 @@ export {
   type LabOptions,
   type LabProcess,
   openLab,
+  type StartOptions,
   startLab,
 } from './lab.ts'
 export * from './plan.ts'

@@ -9,18 +9,21 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { natsServerConfig } from '@weft/bus/operator'
 import { AmbiguousNameError, InternalError, InvalidArgumentError, WeftError } from '@weft/errors'
 import type { IpAddress, Prefix } from '@weft/net'
 import { type Context, connect, type HostStatus, type Weft } from '@weft/sdk'
 import { type LaunchFolders, launch, type ProcessSpec } from './launch.ts'
+import { joinHost, makeDomain, natsDomain, ownerIdentity } from './members.ts'
 import { buildNetwork, inNamespace } from './network.ts'
 import {
   DEFAULT_LAB_NAME,
   type EndpointPlan,
   type HostPlan,
   type LabPlan,
+  PORTS,
   planEndpoint,
   planLab,
 } from './plan.ts'
@@ -28,7 +31,8 @@ import { attach, createRecords } from './populate.ts'
 import {
   configSocket,
   keeperUid,
-  natsSettings,
+  natsConfigFile,
+  natsStore,
   type ProcessOptions,
   processesOf,
 } from './processes.ts'
@@ -44,6 +48,7 @@ import {
   readState,
   writeState,
 } from './state.ts'
+import { lockTenants, signTenants, tenantKeysFile } from './tenant-keys.ts'
 import { BUILT_IN_TOPOLOGIES, loadTopology, type Topology } from './topology.ts'
 
 const READY_DEADLINE_MS = 60_000
@@ -146,6 +151,12 @@ export interface AddEndpoint {
   readonly tap?: string
 }
 
+/** What is different for one start of a process from how the lab starts it. */
+export interface StartOptions {
+  /** Path of the native program that runs in the place of the process's own. */
+  readonly program?: string
+}
+
 /** A running lab. */
 export class Lab implements AsyncDisposable {
   readonly topology: Topology
@@ -153,6 +164,7 @@ export class Lab implements AsyncDisposable {
   readonly #specs: readonly ProcessSpec[]
   readonly #signal: AbortSignal | undefined
   #client: Weft | undefined
+  #fingerprint = ''
 
   /** @param signal ends what the lab waits for */
   constructor(
@@ -176,6 +188,7 @@ export class Lab implements AsyncDisposable {
     const hosts = this.weftHosts.map((host) => [host.name, host.hostApi] as const)
     return {
       control: configSocket(this.plan),
+      identity: ownerIdentity(this.plan),
       tenant: this.plan.tenant,
       hosts: Object.fromEntries(hosts),
       localHost: undefined,
@@ -209,6 +222,7 @@ export class Lab implements AsyncDisposable {
       mkdirSync(folder, { mode: 0o755 })
       chownSync(folder, folders.keeperUid, folders.keeperUid)
     }
+    this.#fingerprint = await makeDomain(plan, this.#specs)
     const shuttles = this.#specs.filter((spec) => spec.name.startsWith('shuttle@'))
     await Promise.all([
       stage().then((staged) => mustRun(['mount', '--bind', staged, join(plan.folder, 'bin')])),
@@ -246,12 +260,26 @@ export class Lab implements AsyncDisposable {
 
   /** Makes what the topology says, as any client would; endpoints are attached once their hosts answer. */
   async populate(withEndpoints: boolean): Promise<void> {
-    await createRecords(this.client, this.topology, this.plan)
-    await this.untilReady()
+    const { client, topology, plan } = this
+    await createRecords(client, topology, plan)
+    await lockTenants(client, topology, plan)
+    await Promise.all(this.weftHosts.map((host) => this.#join(host)))
+    await Promise.all([signTenants(client, topology, plan), this.untilReady()])
     if (!withEndpoints) return
     await Promise.all(
       this.plan.endpoints.map((endpoint) => attach(this.client, this.plan, endpoint)),
     )
+  }
+
+  async #join(host: HostPlan): Promise<void> {
+    const forwarder = this.#specs.find((spec) => spec.name === `forwarder@${host.name}`)
+    if (forwarder === undefined) throw new InternalError(`${host.name} has no forwarder`)
+    const options = {
+      fingerprint: this.#fingerprint,
+      ownerUid: forwarder.uid,
+      ...(this.topology.locked.length > 0 && { tenantKeys: tenantKeysFile(this.plan) }),
+    }
+    await joinHost(this.client, this.plan, host, options)
   }
 
   /** Waits until everything that hosts depend on answers them. */
@@ -293,14 +321,16 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Starts one process that does not run. */
-  async start(name: string): Promise<ProcessRef> {
+  async start(name: string, { program }: StartOptions = {}): Promise<ProcessRef> {
     const spec = this.#specs.find((candidate) => candidate.name === name)
     if (spec === undefined) throw new InternalError(`a lab of this topology has no process ${name}`)
     if (this.process(name) !== undefined) throw new InternalError(`${name} runs already`)
     if (name === 'nats') this.#writeNatsSettings(spec)
     const log = this.logFile(name)
     const logStart = existsSync(log) ? statSync(log).size : 0
-    const ref = await started(launch(spec, this.#folders), name)
+    const argv =
+      program === undefined ? spec.argv : [await this.#provide(program), ...spec.argv.slice(1)]
+    const ref = await started(launch({ ...spec, argv }, this.#folders), name)
     this.#remember(name, ref)
     if (name === 'nats') {
       await this.#untilAnswers(name, async () =>
@@ -329,9 +359,13 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Ends a process, starts it again and, at a host, waits until the host answers. */
-  async restart(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+  async restart(
+    name: string,
+    signal: NodeJS.Signals = 'SIGKILL',
+    options?: StartOptions,
+  ): Promise<void> {
     await this.stop(name, signal)
-    await this.start(name)
+    await this.start(name, options)
     const host = name.split('@')[1]
     if (host === undefined) return
     await this.#untilAnswers(name, async () => (await this.status(host)).host === host)
@@ -382,7 +416,7 @@ export class Lab implements AsyncDisposable {
   /** Detaches an endpoint, deletes it and its namespace. */
   async removeEndpoint(network: string, name: string): Promise<void> {
     const { host, namespace } = this.#endpoint(`${network}/${name}`)
-    const ref = { tenant: this.plan.tenant, network, endpoint: name }
+    const ref = { tenant: this.plan.tenantOfNetwork(network), network, endpoint: name }
     await this.client.host(host).detach(ref)
     await this.client.endpoints.delete(ref)
     await ip([`netns delete ${namespace}`])
@@ -543,11 +577,29 @@ export class Lab implements AsyncDisposable {
     throw new AmbiguousNameError({ kind: 'endpoint', name: place, candidates })
   }
 
+  /** Mounts a program where every user of the lab may run it, and tells the path; once for each file. */
+  async #provide(program: string): Promise<string> {
+    const { dev, ino } = statSync(program)
+    const folder = join(this.plan.folder, 'programs')
+    const path = join(folder, `${basename(program)}-${dev}-${ino}`)
+    if (existsSync(path)) return path
+    mkdirSync(folder, { recursive: true, mode: 0o755 })
+    writeFileSync(path, '')
+    await mustRun(['mount', '--bind', program, path])
+    return path
+  }
+
   #writeNatsSettings(spec: ProcessSpec): void {
-    const folder = join(this.plan.folder, 'control/nats')
-    mkdirSync(folder, { recursive: true })
-    writeFileSync(join(folder, 'nats.conf'), natsSettings(this.plan))
-    chownSync(join(folder, 'nats.conf'), spec.uid, spec.uid)
+    const { plan } = this
+    const settings = natsServerConfig({
+      name: plan.name,
+      listen: `${plan.controlAddress}:${PORTS.nats}`,
+      monitorPort: PORTS.natsMonitor,
+      storeFolder: natsStore(plan),
+      ...natsDomain(plan),
+    })
+    writeFileSync(natsConfigFile(plan), settings)
+    chownSync(natsConfigFile(plan), spec.uid, spec.uid)
   }
 
   #refs(): { readonly [name: string]: ProcessRef } {

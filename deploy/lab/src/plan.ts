@@ -1,6 +1,6 @@
 import { InvalidNameError } from '@weft/errors'
 import { firstAddress, formatIpAddress, type IpAddress, type Prefix } from '@weft/net'
-import type { Topology, TopologyEndpoint } from './topology.ts'
+import { type Topology, type TopologyEndpoint, tenantOf } from './topology.ts'
 
 /** The lab that is meant when no name is given. */
 export const DEFAULT_LAB_NAME = 'weft'
@@ -16,7 +16,9 @@ const UNDERLAY_FIRST_HOST = 11n
 /** Ports of the control services on the management network; a replica takes the port of its service. */
 export const PORTS = {
   nats: 4222,
+  natsMonitor: 8222,
   config: 7001,
+  enrolment: 7051,
   resolver: 7101,
   policy: 7201,
   metrics: 9100,
@@ -62,6 +64,8 @@ export interface UnderlayPlan {
 export interface LabPlan {
   readonly name: string
   readonly tenant: string
+  /** Owner of each network of the topology, by its name. */
+  readonly tenantOfNetwork: (network: string) => string
   /** Everything that the lab writes is in here. */
   readonly folder: string
   readonly controlNamespace: string
@@ -123,6 +127,7 @@ export function planLab(topology: Topology, name: string = DEFAULT_LAB_NAME): La
   return {
     name,
     tenant: topology.tenant,
+    tenantOfNetwork: (network) => tenantOf(topology, network),
     folder,
     controlNamespace,
     routerNamespace,

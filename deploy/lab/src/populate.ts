@@ -2,17 +2,27 @@ import type { Weft } from '@weft/sdk'
 import type { EndpointPlan, LabPlan } from './plan.ts'
 import type { Topology } from './topology.ts'
 
-/** Makes what hosts need to begin: zones, the hosts themselves, tenant and networks. */
+/** Makes what hosts need to join, zones; hosts that others manage; tenants and networks. */
 export async function createRecords(weft: Weft, topology: Topology, plan: LabPlan): Promise<void> {
-  const { tenant } = topology
+  const tenants = new Set([
+    topology.tenant,
+    ...topology.networks.map(({ name }) => plan.tenantOfNetwork(name)),
+  ])
   await Promise.all([
-    weft.tenants.create({ name: tenant }),
+    ...[...tenants].map((name) => weft.tenants.create({ name })),
     ...topology.zones.map((zone) => weft.zones.create(zone)),
   ])
   await Promise.all([
-    ...plan.hosts.map((host) => weft.hosts.create(hostRequest(host))),
+    ...plan.hosts
+      .filter(({ kind }) => kind === 'vxlan-peer')
+      .map((host) => weft.hosts.create(hostRequest(host))),
     ...topology.networks.map(({ name, prefixes, mtuBytes }) =>
-      weft.networks.create({ tenant, network: name, prefixes, mtuBytes }),
+      weft.networks.create({
+        tenant: plan.tenantOfNetwork(name),
+        network: name,
+        prefixes,
+        mtuBytes,
+      }),
     ),
   ])
 }
@@ -25,7 +35,7 @@ export async function attach(
   tap?: string,
 ): Promise<void> {
   const { network, name, addresses, allow } = endpoint
-  const ref = { tenant: plan.tenant, network, endpoint: name }
+  const ref = { tenant: plan.tenantOfNetwork(network), network, endpoint: name }
   const isForeign = plan.hosts.find((host) => host.name === endpoint.host)?.kind === 'vxlan-peer'
   await weft.endpoints.create({
     ...ref,

@@ -1,3 +1,5 @@
+import { join } from 'node:path'
+import { natsFiles } from '@weft/domain'
 import type { ProcessSpec } from './launch.ts'
 import { type HostPlan, type LabPlan, PORTS } from './plan.ts'
 import { NODE_FLAGS } from './stage.ts'
@@ -39,13 +41,40 @@ export function configName(index: number): string {
   return index === 0 ? 'config' : `config-${index + 1}`
 }
 
+/** Folder of a process of the control plane. */
+export function controlFolder(plan: LabPlan, name: string): string {
+  return `${plan.folder}/control/${name}`
+}
+
 /** Where a replica of config answers to the machine itself. */
 export function configSocket(plan: LabPlan, index = 0): string {
-  return `unix:${plan.folder}/control/${configName(index)}/grpc.sock`
+  return `unix:${controlFolder(plan, configName(index))}/grpc.sock`
 }
 
 export function natsUrl(plan: LabPlan): string {
-  return `nats://${plan.controlAddress}:${PORTS.nats}`
+  return `tls://${plan.controlAddress}:${PORTS.nats}`
+}
+
+/** Where a host keeps who it is. */
+export function identityFolder(host: HostPlan): string {
+  return `${host.folder}/identity`
+}
+
+export function natsConfigFile(plan: LabPlan): string {
+  return `${controlFolder(plan, 'nats')}/nats.conf`
+}
+
+function natsPidFile(plan: LabPlan): string {
+  return `${controlFolder(plan, 'nats')}/nats.pid`
+}
+
+export function natsStore(plan: LabPlan): string {
+  return `${controlFolder(plan, 'nats')}/store`
+}
+
+/** What `weft init` has made for nats-server. */
+export function natsDomainFolder(plan: LabPlan): string {
+  return `${controlFolder(plan, 'nats')}/domain`
 }
 
 /** User that owns the logs. */
@@ -53,26 +82,7 @@ export function keeperUid(plan: LabPlan): number {
   return plan.uidBase + UID_KEEPER
 }
 
-/**
- * Settings of nats-server. A write is on disk before it is acknowledged. The stores are bounds, of which each bucket
- * reserves its own; nothing is taken before it is written.
- */
-export function natsSettings(plan: LabPlan): string {
-  return `server_name: ${plan.name}
-listen: ${plan.controlAddress}:${PORTS.nats}
-http: 127.0.0.1:8222
-max_payload: 1MB
-jetstream {
-  store_dir: "${plan.folder}/control/nats/store"
-  sync_interval: always
-  max_memory_store: 2GB
-  max_file_store: 8GB
-}
-`
-}
-
 function controlProcesses(plan: LabPlan, configReplicas: number): ProcessSpec[] {
-  const folder = `${plan.folder}/control`
   const address = (port: number): string => `${plan.controlAddress}:${port}`
   const service = (
     name: string,
@@ -86,6 +96,7 @@ function controlProcesses(plan: LabPlan, configReplicas: number): ProcessSpec[] 
     argv: node(plan, bundle),
     env: {
       NATS_URL: natsUrl(plan),
+      WEFT_IDENTITY_DIR: `${controlFolder(plan, name)}/identity`,
       WEFT_REPLICA_ID: name,
       WEFT_METRICS_LISTEN: address(PORTS.metrics + metrics),
       ...env,
@@ -93,7 +104,7 @@ function controlProcesses(plan: LabPlan, configReplicas: number): ProcessSpec[] 
     uid: plan.uidBase + uid,
     groups: [],
     capabilities: [],
-    folders: [{ path: `${folder}/${name}`, mode: 0o755 }],
+    folders: [{ path: controlFolder(plan, name), mode: 0o755 }],
   })
   return [
     {
@@ -109,15 +120,33 @@ function controlProcesses(plan: LabPlan, configReplicas: number): ProcessSpec[] 
     {
       name: 'nats',
       namespace: plan.controlNamespace,
-      argv: [`${plan.folder}/bin/nats-server`, '--config', `${folder}/nats/nats.conf`],
+      argv: [
+        `${plan.folder}/bin/nats-server`,
+        ...['--config', natsConfigFile(plan), '--pid', natsPidFile(plan)],
+      ],
       env: {},
       uid: plan.uidBase + UID_NATS,
       groups: [],
       capabilities: [],
       folders: [
-        { path: `${folder}/nats`, mode: 0o755 },
-        { path: `${folder}/nats/store`, mode: 0o700 },
+        { path: controlFolder(plan, 'nats'), mode: 0o755 },
+        { path: natsStore(plan), mode: 0o700 },
       ],
+    },
+    {
+      // As the user of nats-server: it writes the server's files and sends it a signal.
+      name: 'nats-certificate',
+      namespace: plan.controlNamespace,
+      argv: [
+        ...[...node(plan, 'weft'), 'certificate', 'keep'],
+        ...['--identity', `${controlFolder(plan, 'nats')}/identity`],
+        ...['--tls', join(natsDomainFolder(plan), natsFiles.tls), '--pid-file', natsPidFile(plan)],
+      ],
+      env: {},
+      uid: plan.uidBase + UID_NATS,
+      groups: [],
+      capabilities: [],
+      folders: [],
     },
     service('location-resolver', 'location-resolver', UID_RESOLVER, 2, {
       WEFT_LOCATION_RESOLVER_LISTEN: address(PORTS.resolver),
@@ -128,6 +157,9 @@ function controlProcesses(plan: LabPlan, configReplicas: number): ProcessSpec[] 
     ...Array.from({ length: configReplicas }, (_, index) =>
       service(configName(index), 'config', UID_CONFIG + index, UID_CONFIG + index, {
         WEFT_CONFIG_LISTEN: `${address(PORTS.config + index)},${configSocket(plan, index)}`,
+        WEFT_CONFIG_ENROLMENT_LISTEN: address(PORTS.enrolment + index),
+        WEFT_CONFIG_AUTHORITY: `${controlFolder(plan, configName(index))}/authority`,
+        WEFT_CONFIG_AUDIT_FOLDER: `${controlFolder(plan, configName(index))}/audit`,
       }),
     ),
   ]
@@ -142,7 +174,6 @@ function hostProcesses(plan: LabPlan): (host: HostPlan, index: number) => Proces
     const place = { namespace: host.namespace, groups: [] }
     const netnsSocket = `${host.folder}/netns/netns.sock`
     const shuttleSocket = `${host.folder}/shuttle/shuttle.sock`
-    const control = (port: number): string => `${plan.controlAddress}:${port}`
     return [
       {
         ...place,
@@ -179,19 +210,16 @@ function hostProcesses(plan: LabPlan): (host: HostPlan, index: number) => Proces
         name: `forwarder@${host.name}`,
         argv: node(plan, 'forwarder'),
         env: {
-          NATS_URL: natsUrl(plan),
-          WEFT_FORWARDER_HOST: host.name,
+          WEFT_IDENTITY_DIR: identityFolder(host),
           WEFT_FORWARDER_STATE_DIR: `${host.folder}/forwarder`,
           WEFT_FORWARDER_SHUTTLE: `unix:${shuttleSocket}`,
           WEFT_FORWARDER_LISTEN: host.hostApi,
-          WEFT_FORWARDER_CONFIG: control(PORTS.config),
-          WEFT_FORWARDER_RESOLVER: control(PORTS.resolver),
-          WEFT_FORWARDER_POLICY: control(PORTS.policy),
           WEFT_METRICS_LISTEN: `${host.managementAddress}:${PORTS.metrics}`,
         },
         uid: forwarderUid,
         capabilities: [],
         folders: [
+          { path: identityFolder(host), mode: 0o700 },
           { path: `${host.folder}/forwarder`, mode: 0o700 },
           { path: `${host.folder}/api`, mode: 0o755 },
         ],

@@ -27,6 +27,7 @@ const BUNDLES = {
   'routing-policy': 'services/routing-policy/src/main.ts',
   forwarder: 'services/forwarder/src/main.ts',
   keeper: 'deploy/lab/src/keeper.ts',
+  weft: 'libs/cli/src/main.ts',
 } as const
 
 const BINARIES = {
@@ -90,6 +91,8 @@ async function bundle(folder: string): Promise<void> {
     target: 'node24',
     format: 'esm',
     loader: { '.binpb': 'binary' },
+    // The command can start a lab, which bundles; the one in a lab does not.
+    external: ['esbuild'],
     legalComments: 'none',
     logLevel: 'error',
     // CommonJS packages inside an ES module still call require for what is built into Node.

@@ -42,6 +42,15 @@ test('what is left out has a default', () => {
   assert.equal(topology.hosts[0]?.kind, 'weft')
 })
 
+test('red of routed belongs to a tenant that is locked, and blue to one that is not', () => {
+  const topology = loadTopology('routed')
+  const plan = planLab(topology)
+  assert.deepEqual(topology.locked, ['vault'])
+  assert.equal(plan.tenantOfNetwork('red'), 'vault')
+  assert.equal(plan.tenantOfNetwork('blue'), 'lab')
+  assert.equal(plan.tenantOfNetwork('made later'), 'lab')
+})
+
 test('a name that nothing has is refused with its place', () => {
   const text = SMALL.replace('host: alpha', 'host: omega')
   assert.throws(() => parseTopology(text, 'small.yaml'), {
@@ -71,6 +80,12 @@ const WRONG: readonly (readonly [string, string, string, RegExp])[] = [
     'name: a-very-long-name',
     /at most 11 characters/,
   ],
+  [
+    'a locked tenant without a network',
+    'zones:',
+    'locked: [vault]\nzones:',
+    /there is no vault; known: lab/,
+  ],
   ['an unknown field', 'zones:', 'colour: blue\nzones:', /colour/],
   [
     'no router between several things',
@@ -92,10 +107,12 @@ test('a file that is not there is named', () => {
   assert.throws(() => loadTopology('/nowhere.yaml'), InvalidArgumentError)
 })
 
-test('every process of a lab has its own user, and only the shuttle and its helper have capabilities', () => {
+test('every process of a lab has its own user but who keeps the certificate of nats, and only the shuttle and its helper have capabilities', () => {
   const plan = planLab(loadTopology('routed'))
   const processes = processesOf(plan, { configReplicas: 3 })
-  assert.equal(new Set(processes.map((process) => process.uid)).size, processes.length)
+  const alone = processes.filter(({ name }) => name !== 'nats-certificate')
+  assert.equal(new Set(processes.map(({ uid }) => uid)).size, alone.length)
+  assert.equal(new Set(alone.map(({ uid }) => uid)).size, alone.length)
   const privileged = processes.filter((process) => process.capabilities.length > 0)
   assert(privileged.every(({ name }) => name.startsWith('shuttle@') || name.startsWith('netns@')))
   assert.equal(privileged.length, 6)
@@ -137,5 +154,5 @@ test('settings of one process go over those of the lab', () => {
     ({ name }) => name === 'config',
   )
   assert.equal(config?.env['WEFT_LOG_LEVEL'], 'debug')
-  assert.equal(config?.env['NATS_URL'], 'nats://198.18.0.1:4222')
+  assert.equal(config?.env['NATS_URL'], 'tls://198.18.0.1:4222')
 })

@@ -17,8 +17,10 @@ const shortName = nameField.refine(
 
 /** What a lab is made of, checked: every name that it mentions is there. */
 export interface Topology {
-  /** Owner of the networks. */
+  /** Owner of the networks that name no other. */
   readonly tenant: string
+  /** Tenants whose own keys say who is in their networks. */
+  readonly locked: readonly string[]
   readonly zones: readonly TopologyZone[]
   readonly underlays: readonly TopologyUnderlay[]
   /** Whether a router joins the underlays; without one there is one underlay with two hosts, on one wire. */
@@ -51,6 +53,7 @@ export interface TopologyHost {
 
 export interface TopologyNetwork {
   readonly name: string
+  readonly tenant?: string | undefined
   readonly prefixes: readonly Prefix[]
   readonly mtuBytes: number
 }
@@ -67,6 +70,7 @@ export interface TopologyEndpoint {
 
 const topologySchema: z.ZodType<Topology> = z.strictObject({
   tenant: nameField.default('lab'),
+  locked: z.array(nameField).default([]),
   zones: z.array(z.strictObject({ name: nameField, trusted: z.boolean() })).min(1),
   underlays: z
     .array(
@@ -93,6 +97,7 @@ const topologySchema: z.ZodType<Topology> = z.strictObject({
     .array(
       z.strictObject({
         name: nameField,
+        tenant: nameField.optional(),
         prefixes: z.array(prefixField).min(1),
         mtuBytes: z.int().default(MTU_DEFAULT_BYTES),
       }),
@@ -111,6 +116,11 @@ const topologySchema: z.ZodType<Topology> = z.strictObject({
     .max(ENDPOINTS_MAX)
     .default([]),
 })
+
+/** Owner of a network; of one that the topology does not have, the topology's own tenant. */
+export function tenantOf({ tenant, networks }: Topology, network: string): string {
+  return networks.find(({ name }) => name === network)?.tenant ?? tenant
+}
 
 /** Topologies that come with the lab. */
 export const BUILT_IN_TOPOLOGIES = ['routed', 'pair'] as const
@@ -182,6 +192,8 @@ function inconsistencies(topology: Topology): readonly Mistake[] {
     const names = known.map((entry) => entry.name).join(', ')
     mistakes.push({ path, message: `there is no ${wanted}; known: ${names || 'none'}` })
   }
+  const owners = networks.map((network) => ({ name: network.tenant ?? topology.tenant }))
+  for (const [index, tenant] of topology.locked.entries()) demand(['locked', index], owners, tenant)
   for (const [index, underlay] of underlays.entries())
     demand(['underlays', index, 'zone'], zones, underlay.zone)
   for (const [index, host] of hosts.entries()) {
