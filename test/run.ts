@@ -25,7 +25,7 @@ if (unknown.length > 0) {
     counts = addCounts(counts, await tier.run())
   }
   const seconds = Math.round((performance.now() - startedAt) / 1000)
-  const isEmpty = counts.passed + counts.failed === 0
+  const isEmpty = counts.passed + counts.failed + counts.skipped === 0
   if (isEmpty) console.log('\nerror: nothing was run\ntry: the name of a scenario, as in test/e2e')
   console.log(`\n${formatCounts(counts)} in ${seconds} s`)
   process.exitCode = counts.failed > 0 || isEmpty ? 1 : 0

@@ -3,13 +3,17 @@ import { Place } from '../support/place.ts'
 import type { Pair } from './measure.ts'
 
 /** What every bench gets. */
-export interface BenchContext {
-  /** A lab of the topology `pair`: web and db on alpha, api on beta. */
-  readonly lab: Lab
+export interface RunContext {
   /** Rounds of which the medians are taken. */
   readonly runs: number
   /** Prefix of the namespaces that a bench makes. */
   readonly prefix: string
+}
+
+/** What a bench in a lab gets. */
+export interface BenchContext extends RunContext {
+  /** A lab of the topology `pair`: web and db on alpha, api on beta. */
+  readonly lab: Lab
 }
 
 /** Two containers of one host of ours. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { formatTable, judge, median, quantile } from './result.ts'
+import { formatNotes, formatTable, judge, median, quantile } from './result.ts'
 
 const measured = {
   bench: 'tcp',
@@ -36,4 +36,11 @@ test('the table says what failed', () => {
     table,
     /^tcp\s+18\.0 Gb\/s\s+bridge 15\.0, veth 20\.0\s+1\.20x\s+>= 2x bridge\s+FAIL$/m,
   )
+})
+
+test('the notes say how many samples there were and what was offered', () => {
+  const bar = { kind: 'at-least', value: 1 } as const
+  const results = [judge(measured, bar), judge({ ...measured, offered: 'p50 17' }, bar)]
+
+  assert.equal(formatNotes(results), '  tcp: n 3\n  tcp: n 3; p50 17')
 })

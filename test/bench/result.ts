@@ -97,6 +97,16 @@ export function formatTable(results: readonly Result[]): string {
     .join('\n')
 }
 
+/** What the table has no room for: how many samples, and what was offered or seen besides. */
+export function formatNotes(results: readonly Result[]): string {
+  return results
+    .map(({ bench, samples, offered }) => {
+      const also = offered === undefined ? '' : `; ${offered}`
+      return `  ${bench}: n ${samples}${also}`
+    })
+    .join('\n')
+}
+
 function formatBar({ bar, unit }: Result): string {
   const sign = bar.kind === 'at-least' ? '>=' : '<='
   const value = bar.versus === undefined ? `${bar.value} ${unit}` : `${bar.value}x ${bar.versus}`

@@ -1,15 +1,23 @@
-/** Runs the test files that it is given in one process, so that they share a lab, and tells its parent the counts. */
+/**
+ * Runs the test files that it is given in one process, so that they share a lab, and tells its parent how far it is and the
+ * counts. Arguments: the longest that a scenario may take, in milliseconds, and the files.
+ */
 import { runNodeTests } from './node-tests.ts'
+import type { GroupMessage } from './supervise.ts'
 
-const SCENARIO_TIMEOUT_MS = 300_000
-const TORTURE_TIMEOUT_MS = 3_600_000
+const [scenarioMs, ...files] = process.argv.slice(2)
 
 const counts = await runNodeTests({
-  files: process.argv.slice(2),
+  files,
   isolation: 'none',
   concurrency: 1,
-  timeoutMs: process.env['WEFT_TORTURE'] === '1' ? TORTURE_TIMEOUT_MS : SCENARIO_TIMEOUT_MS,
+  timeoutMs: Number(scenarioMs),
   verbose: true,
+  onProgress: (running) => tell({ kind: 'progress', running }),
 })
-process.send?.(counts)
+tell({ kind: 'counts', counts })
 process.disconnect()
+
+function tell(message: GroupMessage): void {
+  process.send?.(message)
+}

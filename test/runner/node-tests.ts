@@ -1,3 +1,4 @@
+import { basename } from 'node:path'
 import { type EventData, run } from 'node:test'
 import { inspect } from 'node:util'
 import { type Counts, NOTHING } from './counts.ts'
@@ -11,6 +12,8 @@ export interface NodeTestOptions {
   readonly timeoutMs: number
   /** Whether to print each test, or only each file. */
   readonly verbose: boolean
+  /** Told the name of the test that begins, and undefined when one of a file ends; of tests that run one after the other. */
+  readonly onProgress?: (running: string | undefined) => void
 }
 
 /** Tests of a file and those of a suite or of a table in it. */
@@ -18,7 +21,7 @@ const NESTING_SHOWN = 1
 
 /** Runs test files with node:test, prints their progress, and what failed in full. */
 export async function runNodeTests(options: NodeTestOptions): Promise<Counts> {
-  const { files, isolation, concurrency, timeoutMs, verbose } = options
+  const { files, isolation, concurrency, timeoutMs, verbose, onProgress } = options
   if (files.length === 0) return NOTHING
   let counts = NOTHING
   const stream = run({
@@ -27,6 +30,12 @@ export async function runNodeTests(options: NodeTestOptions): Promise<Counts> {
     timeout: timeoutMs,
     ...(isolation === 'process' ? { concurrency } : {}),
   })
+  if (onProgress !== undefined) {
+    stream.on('test:dequeue', ({ name, file }) => onProgress(nameOf(name, file)))
+    stream.on('test:complete', ({ name, file, nesting }) =>
+      onProgress(nesting === 0 ? undefined : nameOf(name, file)),
+    )
+  }
   stream.on('test:pass', (event) => {
     if (verbose && event.nesting <= NESTING_SHOWN && event.details.type !== 'suite')
       printPass(event)
@@ -75,12 +84,24 @@ function printFailure(event: Failed): void {
   if ('failureType' in error && error.failureType === 'subtestsFailed') return
   const place = event.file === undefined ? '' : `\n      ${shorten(event.file)}:${event.line}`
   console.log(`FAIL  ${event.name} (${seconds(event.details.duration_ms)})${place}`)
-  console.log(indent(inspect(error.cause ?? error, { depth: 4 })))
+  for (const reason of reasonsOf(error.cause ?? error)) {
+    console.log(indent(inspect(reason, { depth: 4 })))
+  }
+}
+
+/** `inspect` does not show of what a SuppressedError consists: what went wrong first, and what then could not be cleaned up. */
+function reasonsOf(error: unknown): unknown[] {
+  if (!(error instanceof SuppressedError)) return [error]
+  return [...reasonsOf(error.suppressed), ...reasonsOf(error.error)]
 }
 
 /** node:test repeats its counts as diagnostics at the end. */
 function isSummaryLine(message: string): boolean {
   return /^(?:tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) /.test(message)
+}
+
+function nameOf(name: string, file: string | undefined): string {
+  return file === undefined ? name : `${basename(file)}: ${name}`
 }
 
 function seconds(milliseconds: number): string {

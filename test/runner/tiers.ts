@@ -1,9 +1,10 @@
-import { fork, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { basename, dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { removeLab } from '@weft/lab'
 import { ROOT, trackedFiles } from '../check/repository.ts'
 import { addCounts, type Counts, countCargoTests, NOTHING } from './counts.ts'
 import { runNodeTests } from './node-tests.ts'
+import { runGroup as superviseGroup } from './supervise.ts'
 
 export interface Tier {
   readonly name: string
@@ -12,8 +13,12 @@ export interface Tier {
 }
 
 const UNIT_TIMEOUT_MS = 120_000
-const GROUP = join(dirname(fileURLToPath(import.meta.url)), 'group.ts')
-
+const SCENARIO_TIMEOUT_MS = 300_000
+const TORTURE_TIMEOUT_MS = 3_600_000
+/** A scenario that took too long has been told so by then, and its lab may be removed. */
+const SILENCE_MORE_MS = 60_000
+/** Files are read and labs are removed between scenarios. */
+const BETWEEN_MS = 120_000
 const E2E = 'test/e2e/'
 const DOCKER = 'test/docker/'
 
@@ -41,7 +46,7 @@ export const TIERS: readonly Tier[] = [
   {
     name: 'lab',
     what: 'scenarios between hosts, with everything real',
-    run: () => runScenarios([], {}),
+    run: () => runScenarios([], false),
   },
   {
     name: 'docker',
@@ -49,7 +54,7 @@ export const TIERS: readonly Tier[] = [
     run: () =>
       runGroup(
         testFiles((path) => path.startsWith(DOCKER)),
-        {},
+        false,
       ),
   },
 ]
@@ -59,15 +64,12 @@ export function tortureTier(names: readonly string[]): Tier {
   return {
     name: 'torture',
     what: names.length === 0 ? 'all scenarios in full' : `in full: ${names.join(', ')}`,
-    run: () => runScenarios(names, { WEFT_TORTURE: '1' }),
+    run: () => runScenarios(names, true),
   }
 }
 
 /** Scenarios of one folder share a lab and a process. */
-async function runScenarios(
-  names: readonly string[],
-  environment: Record<string, string>,
-): Promise<Counts> {
+async function runScenarios(names: readonly string[], isTorture: boolean): Promise<Counts> {
   const files = testFiles(
     (path) =>
       path.startsWith(E2E) &&
@@ -77,24 +79,27 @@ async function runScenarios(
   for (const folder of new Set(files.map((path) => dirname(path)))) {
     console.log(`-- ${basename(folder)}`)
     const group = files.filter((path) => dirname(path) === folder)
-    counts = addCounts(counts, await runGroup(group, environment))
+    counts = addCounts(counts, await runGroup(group, isTorture))
   }
   return counts
 }
 
-function runGroup(files: readonly string[], environment: Record<string, string>): Promise<Counts> {
-  if (files.length === 0) return Promise.resolve(NOTHING)
-  return new Promise((resolve) => {
-    let counts: Counts | undefined
-    const child = fork(GROUP, files, { cwd: ROOT, env: { ...process.env, ...environment } })
-    child.on('message', (message) => {
-      counts = message as Counts
-    })
-    child.on('exit', (code, signal) => {
-      if (counts === undefined) console.log(`FAIL  the group ended early: ${signal ?? code}`)
-      resolve(counts ?? { ...NOTHING, failed: 1 })
-    })
+async function runGroup(files: readonly string[], isTorture: boolean): Promise<Counts> {
+  const scenarioMs = isTorture ? TORTURE_TIMEOUT_MS : SCENARIO_TIMEOUT_MS
+  return await superviseGroup({
+    files,
+    cwd: ROOT,
+    environment: isTorture ? { WEFT_TORTURE: '1' } : {},
+    scenarioMs,
+    silenceMs: scenarioMs + SILENCE_MORE_MS,
+    betweenMs: BETWEEN_MS,
+    onKilled: removeLabOf,
   })
+}
+
+/** Removes the lab of a group that can do so no more: its name is `PREFIX` of test/e2e/support/lab.ts. */
+async function removeLabOf(pid: number): Promise<void> {
+  await removeLab(`t${pid}`)
 }
 
 /** Prints what cargo prints; a build that fails counts as one failure. */

@@ -77,7 +77,7 @@ async function sendTo(lab: Lab, source: Known, address: string): Promise<void> {
 function comeAndGo(lab: Lab): { stop: () => Promise<void> } {
   const end = new AbortController()
   const cycle = async (network: string, host: string): Promise<void> => {
-    const ref = { tenant: lab.plan.tenant, network, endpoint: 'guest' }
+    const ref = { tenant: lab.plan.tenantOfNetwork(network), network, endpoint: 'guest' }
     await using place = await NewPlace.make(`${PREFIX}-${network}-guest`)
     while (!end.signal.aborted) {
       await lab.client.endpoints.create(ref)
