@@ -1,6 +1,6 @@
 /**
  * `npm test [-- TIER…]` runs the tiers one after the other and ends with a line `N passed, N failed, N skipped`.
- * `npm run torture [-- NAME…]` runs the full form of the scenarios whose file name contains one of the names.
+ * `npm run torture [-- NAME…]` runs the full form of the scenarios, and of the tests of parsers, whose file name contains one of the names.
  */
 import { performance } from 'node:perf_hooks'
 import { addCounts, type Counts, formatCounts, NOTHING } from './runner/counts.ts'
@@ -26,7 +26,8 @@ if (unknown.length > 0) {
   }
   const seconds = Math.round((performance.now() - startedAt) / 1000)
   const isEmpty = counts.passed + counts.failed + counts.skipped === 0
-  if (isEmpty) console.log('\nerror: nothing was run\ntry: the name of a scenario, as in test/e2e')
+  if (isEmpty)
+    console.log('\nerror: nothing was run\ntry: the name of a scenario, as in test/e2e, or parsers')
   console.log(`\n${formatCounts(counts)} in ${seconds} s`)
   process.exitCode = counts.failed > 0 || isEmpty ? 1 : 0
 }

@@ -21,6 +21,10 @@ const SILENCE_MORE_MS = 60_000
 const BETWEEN_MS = 120_000
 const E2E = 'test/e2e/'
 const DOCKER = 'test/docker/'
+/** Files that feed parsers with what was mutated and with anything at all. */
+const PARSERS = 'parsers.test.ts'
+/** Cases of each parser in full, where WEFT_FUZZ_RUNS says no other number: some 20 minutes. */
+const FUZZ_RUNS = '20000'
 
 export const TIERS: readonly Tier[] = [
   {
@@ -59,22 +63,29 @@ export const TIERS: readonly Tier[] = [
   },
 ]
 
-/** The scenarios in full, those whose file name contains one of `names`. */
+/** The scenarios in full, and the parsers with many cases: files whose name contains one of `names`. */
 export function tortureTier(names: readonly string[]): Tier {
   return {
     name: 'torture',
-    what: names.length === 0 ? 'all scenarios in full' : `in full: ${names.join(', ')}`,
-    run: () => runScenarios(names, true),
+    what: names.length === 0 ? 'all scenarios and parsers in full' : `in full: ${names.join(', ')}`,
+    run: async () => addCounts(await runParsers(names), await runScenarios(names, true)),
   }
+}
+
+async function runParsers(names: readonly string[]): Promise<Counts> {
+  process.env['WEFT_FUZZ_RUNS'] ??= FUZZ_RUNS
+  return await runNodeTests({
+    files: testFiles((path) => basename(path) === PARSERS && isMeant(path, names)),
+    isolation: 'process',
+    concurrency: 2,
+    timeoutMs: TORTURE_TIMEOUT_MS,
+    verbose: false,
+  })
 }
 
 /** Scenarios of one folder share a lab and a process. */
 async function runScenarios(names: readonly string[], isTorture: boolean): Promise<Counts> {
-  const files = testFiles(
-    (path) =>
-      path.startsWith(E2E) &&
-      (names.length === 0 || names.some((name) => basename(path).includes(name))),
-  )
+  const files = testFiles((path) => path.startsWith(E2E) && isMeant(path, names))
   let counts = NOTHING
   for (const folder of new Set(files.map((path) => dirname(path)))) {
     console.log(`-- ${basename(folder)}`)
@@ -124,6 +135,10 @@ function runCargoTests(targets: readonly string[]): Promise<Counts> {
       resolve(code !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts)
     })
   })
+}
+
+function isMeant(path: string, names: readonly string[]): boolean {
+  return names.length === 0 || names.some((name) => basename(path).includes(name))
 }
 
 function testFiles(wanted: (path: string) => boolean): string[] {

@@ -16,7 +16,8 @@ export async function eventually<
   while (performance.now() < giveUpAt) {
     try {
       const found = await probe()
-      if (found !== false && found !== undefined) return found as Exclude<Awaited<T>, false | undefined>
+      if (found !== false && found !== undefined)
+        return found as Exclude<Awaited<T>, false | undefined>
     } catch (error) {
       problem = error
     }

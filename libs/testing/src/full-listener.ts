@@ -1,14 +1,12 @@
-import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
-import { eventually } from './eventually.ts'
 
 /** A TCP port at which connections hang: it is listened on, and no SYN is answered, as if the packets got lost. */
 export interface FullListener extends AsyncDisposable {
   readonly port: number
-  /** Sockets of this machine that still try to connect to it, without those that keep it full. */
+  /** Sockets that try to connect to it. */
   connecting(): Promise<number>
 }
 
@@ -49,11 +47,6 @@ export async function startFullListener(): Promise<FullListener> {
     connecting: () => synSentTo(port),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   }
-}
-
-/** Waits until nobody tries to connect any more; fails if somebody does for 30 s. */
-export async function assertNobodyConnects(listener: FullListener): Promise<void> {
-  await eventually(async () => assert.equal(await listener.connecting(), 0))
 }
 
 /** Counts in `/proc/net/tcp`: remote address and state are the third and fourth column, 02 is SYN_SENT. */

@@ -6,6 +6,7 @@ export {
   testDomain,
 } from './domain.ts'
 export { eventually } from './eventually.ts'
+export { type FullListener, startFullListener } from './full-listener.ts'
 export { writeIdentityFolder } from './identity-folder.ts'
 export { freePort, skipUnlessRoot, temporaryFolder } from './machine.ts'
 export {
