@@ -16,8 +16,9 @@ import { changeToMessage, portNetwork, tableEndpoint } from './decode.ts'
 import type { Dependency } from './dependency.ts'
 import { backOffMs } from './domain/back-off.ts'
 import type { HostRows } from './domain/host-rows.ts'
+import { InForce } from './domain/in-force.ts'
 import { type Port, prefixLengths } from './domain/ports.ts'
-import type { SwitchTable } from './domain/switch-table.ts'
+import type { SwitchTable, TableChange } from './domain/switch-table.ts'
 import type { Events } from './events.ts'
 import { Coalesced, pause } from './loop.ts'
 import { Outbox } from './outbox.ts'
@@ -54,6 +55,7 @@ export class DataPlane {
   #revision = 0n
   /** The tables in force were not written by this process: what they hold is not known. */
   #isForeign = true
+  readonly #inForce: InForce = new InForce()
   #isJoined = false
   #appliedAtMs = Date.now()
   /** Ends the stream of misses, so that the shuttle is joined anew and everything is compared. */
@@ -189,6 +191,7 @@ export class DataPlane {
     const isNewInstance = before?.instanceId !== info.instanceId
     if (isNewInstance || info.tableRevision !== this.#revision) {
       this.#isForeign = true
+      this.#inForce.forget()
       this.#table.forgetTaken()
     }
     this.#revision = info.tableRevision
@@ -227,6 +230,7 @@ export class DataPlane {
     if (isReplace) this.#table.forgetTaken()
     else if (!this.#table.hasChanges) return
     const changes = this.#table.takeChanges()
+    this.#events.rowsPassedOver(this.#table.passedOverCount)
     try {
       const baseRevision = isReplace ? 0n : this.#revision
       const revision = this.#revision + 1n
@@ -240,14 +244,37 @@ export class DataPlane {
       this.#appliedAtMs = Date.now()
       this.#onApplied()
       if (isReplace) this.#isForeign = false
+      this.#inForce.note(changes, isReplace)
       this.#events.tablesApplied({ revision, changes: changes.length, isReplace })
     } catch (error) {
       // Whether they were taken is not known: from here on only the whole table says what is in force.
       this.#isForeign = true
       this.#table.forgetTaken()
       this.#events.tablesNotApplied(error)
+      if (asWeftError(error).code === 'invalid-argument') await this.#takeAway(changes, isReplace)
       this.#leave()
       throw error
+    }
+  }
+
+  /** The shuttle refused these changes: whatever is wrong with them, what they take away goes. */
+  async #takeAway(changes: readonly TableChange[], isReplace: boolean): Promise<void> {
+    const deletions = this.#inForce.leftovers(changes, isReplace)
+    if (deletions.length === 0 || this.#revision === 0n) return
+    try {
+      const revision = this.#revision + 1n
+      await applyTables(
+        this.#client,
+        { baseRevision: this.#revision, revision, localHostId: this.#hostId },
+        deletions.map(changeToMessage),
+        { timeoutMs: TIMEOUT_MS },
+      )
+      this.#revision = revision
+      this.#inForce.note(deletions, false)
+      this.#onApplied()
+      this.#events.deletionsApplied(deletions.length)
+    } catch (error) {
+      this.#events.tablesNotApplied(error)
     }
   }
 

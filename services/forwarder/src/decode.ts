@@ -228,7 +228,7 @@ export function flowFrom({ facts, action }: Answer, tableRevision: bigint): Flow
   }
 }
 
-export function carrierToMessage(carrier: 'none' | 'vxlan' | 'sealed'): Carrier {
+function carrierToMessage(carrier: 'none' | 'vxlan' | 'sealed'): Carrier {
   switch (carrier) {
     case 'none':
       return Carrier.CARRIER_NONE

@@ -1,5 +1,5 @@
 import type { WeftError } from '@weft/errors'
-import { counter, histogram, type Logger } from '@weft/telemetry'
+import { counter, histogram, type Logger, SparseLog } from '@weft/telemetry'
 import { type Port, portName } from './domain/ports.ts'
 import type { RowRefusal } from './row-gate.ts'
 import type { MovedAside } from './store.ts'
@@ -36,25 +36,27 @@ const portEventsTotal = counter<'event'>({
 
 const rowsRefusedTotal = counter<'reason'>({
   name: 'weft_forwarder_rows_refused_total',
-  help: 'Rows that were not acted on, by reason: what is wrong with their signature, other-host, other-row, expired, replayed',
+  help: 'Rows that were not acted on, by reason: what is wrong with their signature, other-host, other-row, expired, replayed, unusable',
   labels: ['reason'],
+})
+const rowsPassedOverTotal = counter({
+  name: 'weft_forwarder_rows_passed_over_total',
+  help: 'Rows that did not count, because another network had their VNI or another endpoint of the network their MAC',
 })
 const revocationsRefusedTotal = counter({
   name: 'weft_forwarder_revocations_refused_total',
   help: 'Messages about void keys that the directory did not sign',
 })
 
-/** Lines about what somebody may send as often as they like are written once in this time. */
-const REFUSALS_LOG_MS = 10_000
-
 /** What happens at this host that somebody may want to know: for each, its log line and its counters in one place. */
 export class Events {
   readonly #log: Logger
-  #refusedSinceLog = 0
-  #refusalLoggedAtMs = -Infinity
+  readonly #warnings: SparseLog
+  #passedOver = 0
 
   constructor(log: Logger) {
     this.#log = log
+    this.#warnings = new SparseLog(log)
   }
 
   stateMovedAside({ path, movedTo, problem }: MovedAside): void {
@@ -90,12 +92,16 @@ export class Events {
   /** `key`: where it was found; `disk` for our own. */
   rowRefused(reason: RowRefusal, key: string): void {
     rowsRefusedTotal.add(1, { reason })
-    this.#refused({ reason, key }, 'a row was refused, and nothing changed')
+    this.#warnings.warn('rows', { reason, key }, 'a row was refused, and nothing changed')
   }
 
   revocationsRefused({ code, message }: WeftError): void {
     revocationsRefusedTotal.add(1, {})
-    this.#refused({ code, problem: message }, 'a message about void keys was refused')
+    this.#warnings.warn(
+      'revocations',
+      { code, problem: message },
+      'a message about void keys was refused',
+    )
   }
 
   peersRevoked(count: number): void {
@@ -117,6 +123,32 @@ export class Events {
   /** `tenants`: those whose keys are others than before, each with its number. */
   tenantKeysPinned(tenants: readonly string[]): void {
     this.#log.info({ tenants }, 'keys of locked tenants are noted: nothing else speaks for them')
+  }
+
+  /** `tenants`: those of which another key was pinned here than the one that this host was told. */
+  tenantKeysContradicted(tenants: readonly string[]): void {
+    this.#log.error(
+      { tenants },
+      'other keys of locked tenants were pinned than tenant-keys tells: those of tenant-keys count. Whoever ran the domain before may have lied to this host',
+    )
+  }
+
+  /** `tenants`: those that are known to have been locked; `forget`: the file that says that all is believed anew. */
+  pinsLost(facts: { tenants: readonly string[]; forget: string }): void {
+    const { forget } = facts
+    this.#log.error(
+      {
+        ...facts,
+        remedy: `write the lines of weft tenant show into tenant-keys of the identity folder; or, to believe the first key that comes, make an empty file ${forget}; then start again`,
+      },
+      'the keys of locked tenants that this host knew are lost: nothing of these tenants counts',
+    )
+  }
+
+  pinsForgotten(): void {
+    this.#log.warn(
+      'lost keys of locked tenants are given up, as was asked: the first that come are believed',
+    )
   }
 
   /** `networks`: as `tenant/network`. */
@@ -159,6 +191,23 @@ export class Events {
 
   tablesNotApplied(error: unknown): void {
     this.#log.warn({ err: error }, 'the shuttle did not take the tables: all of them follow')
+  }
+
+  deletionsApplied(count: number): void {
+    this.#log.error(
+      { count, remedy: 'see what the shuttle said of the tables, and what config has of it' },
+      'the shuttle refuses the tables: only what is to go of them was taken away',
+    )
+  }
+
+  /** `count`: of rows that do not count at present, because others have their VNI or MAC. */
+  rowsPassedOver(count: number): void {
+    if (count > this.#passedOver) {
+      rowsPassedOverTotal.add(count - this.#passedOver, {})
+      const text = 'networks have one VNI, or endpoints of a network one MAC: one of them counts'
+      this.#warnings.warn('passed over', { rows: count }, text)
+    }
+    this.#passedOver = count
   }
 
   resyncBegun(reason: string): void {
@@ -223,6 +272,14 @@ export class Events {
     )
   }
 
+  /** `device`: what was attached. */
+  portNotAdopted(endpointId: number, device: string): void {
+    this.#log.error(
+      { endpointId, device, remedy: 'attach it again: weft port attach' },
+      'a port is not among those that are written down here, and tenants are locked: it was detached',
+    )
+  }
+
   attachFailed(port: string, error: WeftError): void {
     this.#log.info({ port, code: error.code }, `attach failed and was undone: ${error.message}`)
   }
@@ -259,14 +316,5 @@ export class Events {
       { endpointId, code: error.code },
       'a detached endpoint could not be released yet',
     )
-  }
-
-  #refused(facts: object, text: string): void {
-    this.#refusedSinceLog++
-    const nowMs = performance.now()
-    if (nowMs - this.#refusalLoggedAtMs < REFUSALS_LOG_MS) return
-    this.#log.warn({ ...facts, count: this.#refusedSinceLog }, text)
-    this.#refusalLoggedAtMs = nowMs
-    this.#refusedSinceLog = 0
   }
 }

@@ -14,8 +14,8 @@ import { type Claim, LocationClaims } from './domain/location-claims.ts'
 import type { Events } from './events.ts'
 import { pause } from './loop.ts'
 
-/** Reports on their way at once. */
-const REPORTS_AT_ONCE = 32
+/** Reports on their way at once: location-resolver takes no more of one host. */
+const REPORTS_AT_ONCE = 8
 const REPORT_TIMEOUT_MS = 2_000
 /** Reports a second when everything is said once more: all hosts do so at the same time. */
 const ANNOUNCE_PER_SECOND = 200

@@ -10,6 +10,8 @@ import type { StateFile } from './store.ts'
 /** How long an attach waits for what a locked tenant says of the network, which comes with the first endpoint there. */
 const VOUCH_WAIT_MS = 3_000
 const VOUCH_LOOK_MS = 20
+/** How long keys that could not be written wait for the next attempt. */
+const WRITE_AGAIN_MS = 5_000
 
 /** Has the switch table follow what locked tenants say, keeps their keys on disk, and says what does not count. */
 export class LockKeeper {
@@ -21,6 +23,7 @@ export class LockKeeper {
   readonly #events: Events
   readonly #signal: AbortSignal
   readonly #write: Coalesced
+  readonly #onPinned: () => void
   #notedUnvouched = ''
   #notedOutside = ''
 
@@ -32,6 +35,8 @@ export class LockKeeper {
     readonly locks: TenantLocks
     readonly table: SwitchTable
     readonly pinsFile: StateFile
+    /** Other tenants are locked than before. */
+    readonly onPinned: () => void
     readonly events: Events
     readonly signal: AbortSignal
   }) {
@@ -42,17 +47,30 @@ export class LockKeeper {
     this.#table = options.table
     this.#events = options.events
     this.#signal = options.signal
-    const { pinsFile, locks, events } = options
-    this.#write = new Coalesced(() =>
-      pinsFile
-        .write(encodePins(locks.pins))
-        .catch((error: unknown) => events.stateNotWritten(error)),
-    )
+    this.#onPinned = options.onPinned
+    const { pinsFile, locks } = options
+    this.#write = new Coalesced(() => pinsFile.write(encodePins(locks.pins)))
   }
 
   /** Resolves once the present keys are on disk. */
   async write(): Promise<void> {
-    await this.#write.run()
+    try {
+      await this.#write.run()
+    } catch (error) {
+      this.#events.stateNotWritten(error)
+      throw error
+    }
+  }
+
+  /** Writes the present keys, again and again until that is done: a host that forgets them believes whoever comes first. */
+  async #keepWriting(): Promise<void> {
+    for (let isWritten = false; !isWritten && !this.#signal.aborted; ) {
+      isWritten = await this.write().then(
+        () => true,
+        () => false,
+      )
+      if (!isWritten) await pause(WRITE_AGAIN_MS, this.#signal)
+    }
   }
 
   /** Rows came or went: what counts by them is touched in the switch table. */
@@ -77,7 +95,8 @@ export class LockKeeper {
     if (this.#locks.review()) {
       const others = this.#locks.pins.tenants.map(keyText).filter((text) => !known.has(text))
       if (others.length > 0) this.#events.tenantKeysPinned(others)
-      void this.#write.run()
+      void this.#keepWriting()
+      this.#onPinned()
     }
     this.#table.touchLocks()
   }

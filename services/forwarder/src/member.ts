@@ -18,7 +18,7 @@ export interface Places {
 }
 
 /**
- * Opens the identity of this host; waits until it has joined, with `onNotEnrolled` told before. Throws what openCredentials
+ * Opens the identity of this host; says so if it has not joined, and waits until it has. Throws what openCredentials
  * throws, and AbortError by the signal.
  */
 export async function openMember(
@@ -55,7 +55,6 @@ export function placesOf(config: Config, { places }: Member, hostId: number): Pl
     resolver: one('WEFT_FORWARDER_RESOLVER', config.resolverAddress, places.locationResolver),
     policy: one('WEFT_FORWARDER_POLICY', config.policyAddress, places.routingPolicy),
   }
-  if (found.nats.length === 0) missing.push('NATS_URL is not set, and the domain does not say it')
   if (missing.length > 0) throw new InvalidConfigError(missing)
   return found
 }

@@ -1,4 +1,10 @@
-import { asWeftError, EndpointNotAssignedError, TenantLockedError, WeftError } from '@weft/errors'
+import {
+  asWeftError,
+  BrokenInputError,
+  EndpointNotAssignedError,
+  TenantLockedError,
+  WeftError,
+} from '@weft/errors'
 import type { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import type { Client } from '@weft/rpc'
@@ -10,6 +16,7 @@ import type { HostRows } from './domain/host-rows.ts'
 import type { Claim } from './domain/location-claims.ts'
 import {
   type Attachment,
+  attachmentText,
   type EndpointName,
   nameText,
   type Port,
@@ -19,6 +26,7 @@ import {
 } from './domain/ports.ts'
 import type { Network } from './domain/rows.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
+import { entryProblem } from './domain/table-entries.ts'
 import type { Events } from './events.ts'
 import type { Locations } from './locations.ts'
 import { KeyedLock, pause } from './loop.ts'
@@ -43,10 +51,13 @@ export class PortDesk {
   readonly #config: Client<ConfigServiceService>
   readonly #configDependency: Dependency
   readonly #isVouchedFor: (network: Network) => Promise<boolean>
+  readonly #hasLocks: () => boolean
   readonly #nextSequence: () => bigint
   readonly #persist: () => Promise<void>
   readonly #events: Events
   readonly #locks: KeyedLock = new KeyedLock()
+  /** Endpoints whose attach is under way. */
+  readonly #attaching: Set<number> = new Set()
   /** Endpoints whose device or namespace is gone. */
   readonly #lost: Set<number> = new Set()
 
@@ -62,6 +73,8 @@ export class PortDesk {
     readonly configDependency: Dependency
     /** Whether the network counts; waits a little until its tenant, if that is locked, says so. */
     readonly isVouchedFor: (network: Network) => Promise<boolean>
+    /** Whether any tenant is locked, as far as this host knows. */
+    readonly hasLocks: () => boolean
     readonly nextSequence: () => bigint
     /** Resolves once ports and releases are on disk. */
     readonly persist: () => Promise<void>
@@ -77,6 +90,7 @@ export class PortDesk {
     this.#config = options.config
     this.#configDependency = options.configDependency
     this.#isVouchedFor = options.isVouchedFor
+    this.#hasLocks = options.hasLocks
     this.#nextSequence = options.nextSequence
     this.#persist = options.persist
     this.#events = options.events
@@ -235,12 +249,14 @@ export class PortDesk {
       assignedRevision: record.meta?.revision ?? 0n,
       sequence: this.#nextSequence(),
     }
+    this.#checkMeant(name, port)
     const endpointId = port.endpoint.id
+    this.#attaching.add(endpointId)
+    using _attaching = { [Symbol.dispose]: () => this.#attaching.delete(endpointId) }
     // From here on a failure gives the endpoint back, which begins with writing down that it is to be given back.
     undo.defer(() => this.#undo(port, () => this.#settleRelease(endpointId)))
     undo.defer(() => this.#undo(port, () => this.#dataPlane.sync()))
     undo.defer(() => this.#undo(port, () => this.#forget(port)))
-    // Who answers for config may name another network than the one that was meant.
     if (!(await this.#isVouchedFor(port.network))) throw notVouchedFor(port)
     // Somebody may have attached the device while config was asked.
     this.#ports.findSame(name, attachment)
@@ -255,6 +271,23 @@ export class PortDesk {
     undo.move()
     this.#events.portAttached(port)
     return port
+  }
+
+  /** Whoever answers for config may answer for another endpoint than was asked for, and the device would be in its network. */
+  #checkMeant(name: EndpointName, port: Port): void {
+    const { endpoint, network } = port
+    const others = [...this.#ports]
+    const problem =
+      portName(port) !== nameText(name) || endpoint.networkId !== network.id
+        ? `it is about ${portName(port)} in network ${endpoint.networkId}, and ${nameText(name)} was asked for`
+        : this.#attaching.has(endpoint.id) || this.#ports.get(endpoint.id)
+          ? `endpoint ${endpoint.id} is attached here under another name`
+          : others.some((other) => isClashing(other.network, network))
+            ? `network ${network.id} with VNI ${network.vni} is known here as another one`
+            : (entryProblem({ kind: 'network', value: network }, this.#hostId) ??
+              entryProblem({ kind: 'endpoint', value: endpoint }, this.#hostId))
+    if (problem === undefined) return
+    throw new BrokenInputError({ source: 'config', format: 'answer to an attach', problem })
   }
 
   /** The steps of an undo do not depend on each other: one that fails is left to the work in the background. */
@@ -343,10 +376,17 @@ export class PortDesk {
     }
   }
 
-  /** A port that is not written down here: our file was lost, or a detach was not finished. config knows which. */
+  /**
+   * A port that is not written down here: our file was lost, or a detach was not finished. config knows which. But nothing
+   * here says in which network it was attached, and where tenants are locked config is not believed as to that.
+   */
   async #adoptOrDetach(endpointId: number, found: ShuttlePort): Promise<void> {
     const attachment = attachmentOf(found)
     if (this.#releases.has(endpointId) || !attachment) return this.#dataPlane.detachPort(endpointId)
+    if (this.#hasLocks()) {
+      this.#events.portNotAdopted(endpointId, attachmentText(attachment))
+      return this.#dataPlane.detachPort(endpointId)
+    }
     const isAssigned = await this.#isAssignedHere(endpointId)
     if (isAssigned === undefined) return
     if (!isAssigned) return this.#dataPlane.detachPort(endpointId)
@@ -369,6 +409,7 @@ export class PortDesk {
       assignedRevision: endpoint.meta?.revision ?? 0n,
       sequence: this.#nextSequence(),
     }
+    if (port.endpoint.id !== endpointId || port.endpoint.networkId !== port.network.id) return
     if (!(await this.#isVouchedFor(port.network))) return
     this.#ports.set(port)
     await this.#persist()
@@ -415,6 +456,11 @@ function claimOf({ endpoint, sequence, assignedRevision }: Port): Claim {
     sequence,
     configRevision: assignedRevision,
   }
+}
+
+/** Two networks with one VNI, or one network with two. */
+function isClashing(a: Network, b: Network): boolean {
+  return (a.vni === b.vni) !== (a.id === b.id)
 }
 
 function notVouchedFor(port: Port): TenantLockedError {

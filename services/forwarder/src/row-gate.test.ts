@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { hostRowKey } from '@weft/bus'
 import { generateIdentityKey, publicKeyOf, signStatement } from '@weft/identity'
+import { Network } from '@weft/proto/weftline/config/v1/records.ts'
 import { HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import fc from 'fast-check'
@@ -75,6 +76,24 @@ describe('the gate for rows', () => {
     'with an address that is none': [
       signed(endpointRow({ addresses: [Buffer.alloc(5)] })),
       'malformed',
+    ],
+    'with the MAC of a group': [
+      signed(endpointRow({ mac: Buffer.from([1, 0, 0, 0, 0, 1]) })),
+      'unusable',
+    ],
+    'with an address of a group': [
+      signed(endpointRow({ addresses: [Buffer.from([224, 0, 0, 1])] })),
+      'unusable',
+    ],
+    'of a network without a VNI': [
+      signed({ ...endpointRow(), row: networkRow({ vni: 0 }) }),
+      'unusable',
+      hostRowKey(HOST_ID, 'network', 5),
+    ],
+    'of a network with an MTU that is none': [
+      signed({ ...endpointRow(), row: networkRow({ mtuBytes: 100 }) }),
+      'unusable',
+      hostRowKey(HOST_ID, 'network', 5),
     ],
   }
   for (const [what, [message, reason, key = ownKey]] of Object.entries(refusals)) {
@@ -152,6 +171,11 @@ function endpointRow(
       },
     },
   })
+}
+
+function networkRow(some: Partial<Network>): NonNullable<HostRow['row']> {
+  const network = Network.create({ id: 5, name: 'blue', vni: 77, mtuBytes: 1320, ...some })
+  return { $case: 'network', value: { network, tenantName: 'acme' } }
 }
 
 function signed(

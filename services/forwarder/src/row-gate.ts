@@ -4,6 +4,7 @@ import { openStatement } from '@weft/identity'
 import { HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { rowFromMessage } from './decode.ts'
 import type { Row, RowChange } from './domain/rows.ts'
+import { entryProblem } from './domain/table-entries.ts'
 import { placementFrom, statementFrom } from './tenant-statements.ts'
 
 /** Why a row is not acted on. */
@@ -17,6 +18,8 @@ export type RowRefusal =
   | 'expired'
   /** It is older than what is known. */
   | 'replayed'
+  /** It says what cannot be: the data plane would refuse it, and all else with it. */
+  | 'unusable'
 
 export type Admission =
   | { readonly kind: 'row'; readonly change: RowChange & { readonly kind: 'put' } }
@@ -48,6 +51,7 @@ export class RowGate {
       const content = this.#open(row)
       if (!content) return { kind: 'unknown' }
       if (key !== undefined && key !== keyOf(row)) return refused('other-row')
+      if (entryProblem(content.row, this.#hostId) !== undefined) return refused('unusable')
       const change = {
         kind: 'put',
         row: content.row,

@@ -1,7 +1,9 @@
-import { randomUUID, X509Certificate } from 'node:crypto'
-import { uptime } from 'node:os'
+import { randomUUID } from 'node:crypto'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { type Bus, connectBus } from '@weft/bus'
 import { hasIdentity, type OwnCredentials, readTenantKeys } from '@weft/domain'
+import { hearRevocations } from '@weft/domain/revocations'
 import { asWeftError } from '@weft/errors'
 import { publicKeyOf, type ServiceName } from '@weft/identity'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
@@ -23,7 +25,6 @@ import { DecisionCache } from './domain/decision-cache.ts'
 import { HostRows, type RowsTouched } from './domain/host-rows.ts'
 import { Ports } from './domain/ports.ts'
 import { ResolutionCache } from './domain/resolution-cache.ts'
-import { RightsClock } from './domain/rights-clock.ts'
 import type { StampedRow } from './domain/rows.ts'
 import { SwitchTable } from './domain/switch-table.ts'
 import { type Pins, TenantLocks, type TenantPin } from './domain/tenant-locks.ts'
@@ -36,6 +37,7 @@ import { hostIdOf, type Member, openMember, placesOf } from './member.ts'
 import { observeHost } from './metrics.ts'
 import { Misses } from './misses.ts'
 import { PortDesk } from './port-desk.ts'
+import { RightsKeeper } from './rights-keeper.ts'
 import { RowGate, untrustedRows } from './row-gate.ts'
 import { hostApi, hostApiBeforeJoin } from './rpc.ts'
 import { Standing } from './standing.ts'
@@ -45,7 +47,6 @@ import {
   decodeHostState,
   decodePins,
   decodeRows,
-  encodeClock,
   encodeHostState,
   encodeRows,
   HOST_STATE_VERSION,
@@ -55,7 +56,7 @@ import {
   type StoredRows,
 } from './state.ts'
 import { load, makeFolder, StateFile } from './store.ts'
-import { watchRevocations, watchRows, watchRules } from './subscriptions.ts'
+import { watchRows, watchRules } from './subscriptions.ts'
 import { Upkeep } from './upkeep.ts'
 
 /** Rows are written to disk at most this often: what is lost by a crash comes again from the bus. */
@@ -64,10 +65,6 @@ const ROWS_WRITE_MS = 1_000
 const COUNT_MS = 5_000
 /** How long the start waits for the shuttle; after that it is joined whenever it comes. */
 const SHUTTLE_WAIT_MS = 1_500
-/** How often the end of rights is looked at when none is known to be nearer: clocks jump and machines sleep. */
-const RIGHTS_LOOK_MS = 1_000
-/** How often the time by which rights end is written to disk: a clock that is set back meanwhile, and a crash, gain this much. */
-const CLOCK_WRITE_MS = 60_000
 
 /** Opens the bus; waits until it is there or the signal is aborted. */
 export type OpenBus = (name: string, signal: AbortSignal) => Promise<Bus>
@@ -153,21 +150,19 @@ export async function startOn(
   const onPolicy = new Dependency('routing-policy', places.policy, events)
   const onShuttle = new Dependency('shuttle', config.shuttle, events)
 
-  const signedAtMs = new X509Certificate(member.tls.chainPem).validFromDate.getTime()
-  const clockFloorMs = Math.max(stored.clockFloorMs, signedAtMs)
-  const clock = new RightsClock(clockFloorMs, Date.now(), machineMs())
-  const rightsNowMs = (): number => clock.at(Date.now(), machineMs())
-
   const isRevoked = (identityKey: string): boolean =>
     member.isRevoked(Buffer.from(identityKey, 'hex'))
   const gate = new RowGate(hostId, () => member.directoryKey, domain)
   const rows = new HostRows(isRevoked)
+  const { clockFloorMs } = stored
+  const rights = new RightsKeeper({ member, rows, clockFile, clockFloorMs, events })
+  const rightsNowMs = (): number => rights.nowMs()
   const locks = new TenantLocks(rows)
-  locks.restore({ tenants: await toldKeys(config.identityFolder), networks: [] })
   locks.restore(stored.pins)
+  const contradicted = locks.tell(await toldKeys(config.identityFolder))
+  if (contradicted.length > 0) events.tenantKeysContradicted(contradicted)
   rows.restore(vouchedFor(stored.rows.proofs, gate, events), stored.rows)
-  const endedMeanwhile = rows.expire(rightsNowMs())
-  if (endedMeanwhile.length > 0) events.rightsEnded(endedMeanwhile.length)
+  rights.expire()
   locks.review()
   // What is on disk may be old: it holds until a complete set has come.
   rows.beginResync()
@@ -185,6 +180,7 @@ export async function startOn(
     locks,
     table,
     pinsFile,
+    onPinned: () => inBackground(persist),
     events,
     signal,
   })
@@ -205,6 +201,7 @@ export async function startOn(
         sequence,
         ports: [...ports],
         releases: [...releases.values()],
+        lockedTenants: locks.lockedTenants,
       }),
     ),
   )
@@ -262,6 +259,7 @@ export async function startOn(
     config: configClient,
     configDependency: onConfig,
     isVouchedFor: (network) => lockKeeper.isVouchedFor(network),
+    hasLocks: () => !locks.isIdle,
     nextSequence: () => ++sequence,
     persist,
     events,
@@ -328,21 +326,11 @@ export async function startOn(
   }
 
   let saidBy = publicKeyOf(member.identityKey)
-  const noteSelf = (): void => {
-    if (member.isRevoked(publicKeyOf(member.identityKey))) events.selfRevoked()
-  }
-  noteSelf()
-  const onRevoked = (): void => {
-    noteSelf()
-    const touched = rows.reviewRevocations()
-    const peers = touched.filter(({ kind }) => kind === 'peer').length
-    if (peers > 0) events.peersRevoked(peers)
-    onTouched(touched)
-  }
+  rights.noteSelf()
   opened.defer(
     member.onChange((what) => {
-      if (what === 'revoked') return onRevoked()
-      clock.noteSigned(new X509Certificate(member.tls.chainPem).validFromDate.getTime())
+      if (what === 'revoked') return onTouched(rights.reviewRevocations())
+      rights.noteCertificate()
       const key = publicKeyOf(member.identityKey)
       if (key.equals(saidBy)) return
       saidBy = key
@@ -357,32 +345,19 @@ export async function startOn(
     await writeRows.idle()
   })
 
-  inBackground(async () => {
-    while (!signal.aborted) {
-      const ended = rows.expire(rightsNowMs())
-      if (ended.length > 0) {
-        events.rightsEnded(ended.length)
-        onTouched(ended)
-      }
-      // Rows that were lost cannot say until when the kernel may go on by them: no longer than this host belongs to the domain.
-      if (rightsNowMs() >= (member.horizon?.getTime() ?? Infinity) && rows.runOut()) {
-        events.rightsEnded(0)
-        void writeRows.run()
-        dataPlane.sync().catch(() => {})
-      }
-      const leftMs = rows.nextEndMs - rightsNowMs()
-      await pause(Math.max(1, Math.min(leftMs, RIGHTS_LOOK_MS)), signal)
-    }
-  })
-  inBackground(async () => {
-    while (!signal.aborted) {
-      rightsNowMs()
-      await clockFile
-        .write(encodeClock(clock.floorMs))
-        .catch((error: unknown) => events.stateNotWritten(error))
-      await pause(CLOCK_WRITE_MS, signal)
-    }
-  })
+  inBackground(() =>
+    rights.run(
+      {
+        onEnded: onTouched,
+        onRanOut() {
+          void writeRows.run()
+          dataPlane.sync().catch(() => {})
+        },
+      },
+      signal,
+    ),
+  )
+  inBackground(() => rights.keepClock(signal))
 
   const joined = Promise.withResolvers<void>()
   inBackground(() =>
@@ -456,7 +431,7 @@ async function toldKeys(identityFolder: string): Promise<TenantPin[]> {
   const told = await readTenantKeys(identityFolder)
   return told.map(({ tenant, tenantId, number, publicKey }) => {
     const key = publicKey.toString('hex')
-    return { tenant, tenantId, number, publicKey: key, signer: key }
+    return { tenant, tenantId, number, publicKey: key, signer: key, chain: [key] }
   })
 }
 
@@ -471,11 +446,6 @@ function* vouchedFor(
     if (admission.kind === 'row') yield admission.change
     else if (admission.kind === 'refused') events.rowRefused(admission.reason, 'disk')
   }
-}
-
-/** Time since the machine started, also while it slept; in milliseconds. */
-function machineMs(): number {
-  return uptime() * 1_000
 }
 
 interface StateFiles {
@@ -500,7 +470,7 @@ async function loadState(
   const found = await load(files.hostFile, decodeHostState, Date.now())
   const isFormer =
     found.value && (found.value.hostId !== own.hostId || found.value.domain !== own.domain)
-  if (found.value && isFormer) await putAway(files, found.value, events)
+  if (found.value && isFormer) await putAway(files, found.value, own, events)
   const host = isFormer ? { ...found, value: undefined } : found
   const rows = await load(files.rowsFile, decodeRows, Date.now())
   const clock = await load(files.clockFile, decodeClock, Date.now())
@@ -508,6 +478,12 @@ async function loadState(
   for (const { movedAside } of [host, rows, clock, pins]) {
     if (movedAside) events.stateMovedAside(movedAside)
   }
+  // Whoever has a host file wrote pins before it, in the domain that it is of.
+  const isOther = found.value && found.value.domain !== own.domain
+  const isLost = !isOther && !pins.value && (found.value ?? found.movedAside ?? pins.movedAside)
+  const known = isLost
+    ? { tenants: [], networks: [], lost: found.value?.lockedTenants ?? [] }
+    : (pins.value ?? { tenants: [], networks: [] })
   if (host.value || rows.value) {
     events.stateLoaded({
       rows: rows.value?.proofs.length ?? 0,
@@ -518,17 +494,47 @@ async function loadState(
     host: host.value,
     rows: rows.value ?? { newestConfigRevision: 0n, hasRunOut: false, proofs: [] },
     clockFloorMs: clock.value ?? 0,
-    pins: pins.value ?? { tenants: [], networks: [] },
+    pins: await givenUp(known, files.folder, events),
   }
+}
+
+/** The file by which somebody says that lost pins are given up. */
+const FORGET_PINS = 'forget-lost-pins'
+
+/** Tells of lost pins, or has done with them where somebody says so. */
+async function givenUp(pins: Pins, folder: string, events: Events): Promise<Pins> {
+  if (!pins.lost) return pins
+  const forget = join(folder, FORGET_PINS)
+  const isForgotten = await rm(forget).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return false
+      throw error
+    },
+  )
+  if (isForgotten) {
+    events.pinsForgotten()
+    const { tenants, networks } = pins
+    return { tenants, networks }
+  }
+  events.pinsLost({ tenants: pins.lost, forget })
+  return pins
 }
 
 /**
  * Ends what this machine was before it joined under another number. Rows that ran out stand in for those that are put away:
  * so whatever the shuttle does by them ends when it is joined, and not only when there are new ones.
  */
-async function putAway(files: StateFiles, former: HostState, events: Events): Promise<void> {
+async function putAway(
+  files: StateFiles,
+  former: HostState,
+  own: Pick<HostState, 'domain'>,
+  events: Events,
+): Promise<void> {
   const { folder, hostFile, rowsFile, clockFile, pinsFile } = files
-  for (const file of [rowsFile, clockFile, pinsFile]) await file.putAway()
+  for (const file of [rowsFile, clockFile]) await file.putAway()
+  // Tenants of the same domain are who they were.
+  if (former.domain !== own.domain) await pinsFile.putAway()
   const ended = new HostRows()
   ended.restore([], { newestConfigRevision: 0n, hasRunOut: true })
   await rowsFile.write(encodeRows(ended))
@@ -562,7 +568,7 @@ async function followBus(options: {
     decisions.clear()
   })
   await using _rules = watchRules(bus, decisions)
-  await using _revocations = watchRevocations(bus, member, events)
+  await using _revocations = hearRevocations(bus, member, events)
   await Promise.all([
     onBus.keepProbing((probe) => bus.ping(probe), signal),
     locations.run(bus, signal),

@@ -9,7 +9,7 @@ import {
 } from './decode.ts'
 import type { HostRows, RowsState } from './domain/host-rows.ts'
 import type { Attachment, Port, Release } from './domain/ports.ts'
-import type { Pins } from './domain/tenant-locks.ts'
+import type { Pins, TenantPin } from './domain/tenant-locks.ts'
 
 /** What this host is and has attached; on disk before anybody is told of it. */
 export interface HostState {
@@ -24,6 +24,8 @@ export interface HostState {
   readonly ports: readonly Port[]
   /** Detached, and config or location-resolver have still to be told. */
   readonly releases: readonly Release[]
+  /** Names of locked tenants, in case the pins are lost. */
+  readonly lockedTenants: readonly string[]
 }
 
 export const HOST_STATE_VERSION = 2
@@ -56,6 +58,7 @@ export function encodeHostState(state: HostState): Buffer {
         addresses: release.addresses.map((address) => ipToBytes(address).toString('hex')),
         sequence: `${release.sequence}`,
       })),
+      lockedTenants: state.lockedTenants,
     }),
   )
 }
@@ -84,6 +87,7 @@ export function decodeHostState(body: Buffer): HostState {
       addresses: release.addresses.map(addressFromHex),
       sequence: BigInt(release.sequence),
     })),
+    lockedTenants: state.lockedTenants ?? [],
   }
 }
 
@@ -133,7 +137,14 @@ export function encodePins(pins: Pins): Uint8Array {
 
 /** Reads what `encodePins` wrote: the file's checksum and version vouch for its shape. */
 export function decodePins(body: Buffer): Pins {
-  return JSON.parse(body.toString()) as Pins
+  const pins = JSON.parse(body.toString()) as StoredPins
+  const tenants = pins.tenants.map((pin) => ({ ...pin, chain: pin.chain ?? [pin.publicKey] }))
+  return { ...pins, tenants }
+}
+
+/** A pin that was written without its chain is the chain. */
+interface StoredPins extends Omit<Pins, 'tenants'> {
+  readonly tenants: readonly (Omit<TenantPin, 'chain'> & Partial<TenantPin>)[]
 }
 
 interface StoredHostState {
@@ -158,6 +169,7 @@ interface StoredHostState {
     readonly addresses: readonly string[]
     readonly sequence: string
   }[]
+  readonly lockedTenants?: readonly string[]
 }
 
 function addressFromHex(hex: string): IpAddress {

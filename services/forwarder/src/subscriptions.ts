@@ -6,15 +6,12 @@ import {
   keyTokens,
   type WatchEvent,
 } from '@weft/bus'
-import { asWeftError } from '@weft/errors'
 import type { SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
-import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { RulesChanged } from '@weft/proto/weftline/routing/v1/routing.ts'
 import type { DecisionCache } from './domain/decision-cache.ts'
 import type { HostRows, RowsTouched } from './domain/host-rows.ts'
 import { type RowChange, RowKind } from './domain/rows.ts'
 import type { Events } from './events.ts'
-import type { Member } from './member.ts'
 import { type RowGate, untrustedRows } from './row-gate.ts'
 
 /** Watches the rows of this host, and nothing else of the bucket, until the signal is aborted. */
@@ -26,7 +23,7 @@ export async function watchRows(options: {
   /** The time by which rights end, in milliseconds since 1970. */
   readonly nowMs: () => number
   readonly events: Events
-  /** What a batch changed, and whether rows are complete after it. */
+  /** Called after each batch with what it changed, which may be nothing. */
   readonly onTouched: (touched: readonly RowsTouched[]) => void
   readonly signal: AbortSignal
 }): Promise<void> {
@@ -54,17 +51,6 @@ export function watchRules(bus: Bus, decisions: DecisionCache): AsyncDisposable 
     ({ revision }) => decisions.announceRevision(revision),
     { onOverflow: () => decisions.clear() },
   )
-}
-
-/** Hears whose keys are void. What nobody of the domain signed is counted, and changes nothing. */
-export function watchRevocations(bus: Bus, member: Member, events: Events): AsyncDisposable {
-  return bus.subscribe(busEvents.keyRevoked.pattern(), Signed, async (statement) => {
-    try {
-      await member.noteRevocations(statement)
-    } catch (error) {
-      events.revocationsRefused(asWeftError(error))
-    }
-  })
 }
 
 function take(

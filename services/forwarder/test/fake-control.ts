@@ -75,6 +75,8 @@ export class FakeControl {
   readonly located: Map<number, { hostId: number; epoch: bigint; sequence: bigint }> = new Map()
   /** Pairs of hosts that share no trusted zone. */
   readonly apart: Set<number> = new Set()
+  /** What is other than it should be in answers to an attach. */
+  lie: { tenantName?: string; network?: Network; endpoint?: Endpoint } = {}
   readonly calls = { resolve: 0, decide: 0, assign: 0, release: 0 }
   #servers: Server[] = []
 
@@ -148,7 +150,7 @@ export class FakeControl {
           })
         }
         found.hostId = hostId
-        return { endpoint: found, network, tenantName: 'acme' }
+        return { endpoint: found, network, tenantName: 'acme', ...this.lie }
       },
       releaseEndpoint: async ({ endpointId, hostId }) => {
         this.calls.release++

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import {
   DeviceAlreadyAttachedError,
+  InvalidArgumentError,
   NetnsMissingError,
   PortNotFoundError,
   RevisionConflictError,
@@ -42,6 +43,8 @@ export class FakeShuttle {
   readonly namespaces: Set<string> = new Set(['/run/netns/web', '/run/netns/db'])
   /** For each applied table: whether it replaced everything, and how many changes it had. */
   readonly applied: { readonly isReplace: boolean; readonly changes: number }[] = []
+  /** Endpoints with which no table is taken, for a reason that nobody knows. */
+  readonly refused: Set<number> = new Set()
   readonly attachCalls: number[] = []
   readonly #changedAt: Map<number, bigint> = new Map()
   readonly #waiting: Map<string, (answer: Flow | 'unresolved') => void> = new Map()
@@ -239,6 +242,21 @@ export class FakeShuttle {
     return true
   }
 
+  /** What the shuttle demands of a table as a whole: one entry that does not fit, and nothing of it is taken. */
+  #check({ networks, endpoints }: Tables): void {
+    const problems = [
+      [...networks.values()].some(({ vni }) => vni === 0) && 'a VNI is 0',
+      new Set([...networks.values()].map(({ vni }) => vni)).size < networks.size && 'a VNI twice',
+      [...endpoints.values()].some(({ networkId }) => !networks.has(networkId)) && 'no network',
+      [...endpoints.values()].some(({ mac }) => ((mac[0] ?? 0) & 1) === 1) && 'a group MAC',
+      new Set([...endpoints.values()].map(macKey)).size < endpoints.size && 'a MAC twice',
+      [...endpoints.keys()].some((id) => this.refused.has(id)) &&
+        'an endpoint that it does not like',
+    ]
+    const problem = problems.find((each) => each !== false)
+    if (problem) throw new InvalidArgumentError({ field: 'changes', problem })
+  }
+
   #apply(base: bigint, revision: bigint, changes: readonly TableChange[]): void {
     if (base !== 0n && base !== this.revision) {
       throw new RevisionConflictError({ what: 'tables', expected: base, actual: this.revision })
@@ -276,6 +294,7 @@ export class FakeShuttle {
           throw new Error('a change of no kind')
       }
     }
+    this.#check(next)
     for (const id of new Set([...before.endpoints.keys(), ...next.endpoints.keys()])) {
       if (text(before.endpoints.get(id)) === text(next.endpoints.get(id))) continue
       this.#changedAt.set(id, revision)
@@ -287,6 +306,11 @@ export class FakeShuttle {
     this.revision = revision
     this.applied.push({ isReplace: base === 0n, changes: changes.length })
   }
+}
+
+/** Of one network. */
+function macKey({ networkId, mac }: Endpoint): string {
+  return `${networkId} ${mac.toString('hex')}`
 }
 
 function missOf(source: number, target: number): Miss {

@@ -2,14 +2,16 @@ import assert from 'node:assert/strict'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { buckets, type MemoryBus, memoryBus } from '@weft/bus'
+import { buckets, hostRowKey, type MemoryBus, memoryBus } from '@weft/bus'
 import {
+  BrokenInputError,
   DeviceAlreadyAttachedError,
   EndpointAttachedElsewhereError,
   InvalidArgumentError,
   NetnsMissingError,
   UnavailableError,
 } from '@weft/errors'
+import type { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { Health, PortState } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import { type Flow, FlowAction } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { eventually, testDomain, writeIdentityFolder } from '@weft/testing'
@@ -21,6 +23,7 @@ const inWeb = {
   $case: 'netns' as const,
   value: { path: '/run/netns/web', device: '', keepRoutes: false },
 }
+const inDb = { $case: 'netns' as const, value: { ...inWeb.value, path: '/run/netns/db' } }
 const WEB = 11
 const API = 13
 
@@ -95,6 +98,40 @@ describe('attaching', () => {
     assert.equal(host.shuttle.tables.endpoints.has(WEB), false)
     const { ports } = await host.client.listPorts({})
     assert.deepEqual(ports, [])
+  })
+
+  test('an answer about another endpoint than was asked for is refused, whatever of it is other', async () => {
+    await using bench = await emptyBench()
+    const { host } = bench
+    await host.start()
+    await attach(host, { endpoint: 'db', attachment: inDb })
+    const web = endpoint(WEB, 'web')
+    const before = host.shuttle.attachCalls.length
+
+    for (const lie of [
+      { tenantName: 'other' },
+      { network: { ...network, name: 'red' } },
+      { network: { ...network, id: 6, vni: 6 } },
+      { network: { ...network, vni: 101 } },
+      { network: { ...network, id: 6 }, endpoint: { ...web, networkId: 6 } },
+      { endpoint: endpoint(API, 'api') },
+      { endpoint: { ...web, networkId: 6 } },
+      { endpoint: { ...web, id: 12 } },
+      { endpoint: { ...web, mac: Buffer.from([1, 0, 0, 0, 0, 1]) } },
+    ]) {
+      host.control.lie = lie
+      await assert.rejects(attach(host), BrokenInputError, Object.keys(lie).join())
+    }
+
+    assert.equal(host.shuttle.attachCalls.length, before)
+    assert.deepEqual([...host.shuttle.ports.keys()], [12])
+    const { ports } = await host.client.listPorts({})
+    assert.deepEqual(
+      ports.map((port) => port.endpoint),
+      ['db'],
+    )
+    host.control.lie = {}
+    assert.equal((await attach(host)).created, true)
   })
 
   test('an endpoint of another host is refused', async () => {
@@ -328,6 +365,62 @@ describe('what outlives whom', () => {
     assert.deepEqual((await host.client.listPorts({})).ports, [])
   })
 
+  test('rows that cannot be together cost the host none of its other rows', async () => {
+    await using bench = await joinedBench()
+    const { host, controller } = bench
+    const put = (row: NonNullable<HostRow['row']>, kind: 'network' | 'endpoint', id: number) =>
+      controller.bucket.put(hostRowKey(HOST_ID, kind, id), controller.signed(row))
+    for (const [id, vni] of [
+      [6, network.vni],
+      [7, 0],
+    ] as const) {
+      const value = { network: { ...network, id, vni }, tenantName: 'other' }
+      await put({ $case: 'network', value }, 'network', id)
+    }
+    const row = {
+      networkId: network.id,
+      name: 'evil',
+      addresses: [],
+      allowedPrefixes: [],
+      locationHostId: PEER_ID,
+      epoch: 1n,
+      placement: undefined,
+    }
+    for (const [endpointId, mac, networkId] of [
+      [30, [2, 0, 0, 0, 0, API], network.id],
+      [31, [2, 0, 0, 0, 0, WEB], network.id],
+      [32, [1, 0, 0, 0, 0, 32], network.id],
+      [33, [2, 0, 0, 0, 0, 33], 99],
+    ] as const) {
+      const value = { ...row, endpointId, networkId, mac: Buffer.from(mac) }
+      await put({ $case: 'endpoint', value }, 'endpoint', endpointId)
+    }
+    await controller.endpoint(14, 'edge', PEER_ID)
+    await eventually(() => host.shuttle.tables.endpoints.has(14))
+
+    await controller.remove('endpoint', API)
+
+    await eventually(() => !host.shuttle.tables.endpoints.has(API))
+    // Now the MAC is free, and who waited for it has it.
+    await eventually(() => host.shuttle.tables.endpoints.has(30))
+    assert.deepEqual(new Set(host.shuttle.tables.endpoints.keys()), new Set([WEB, 14, 30]))
+    assert.deepEqual([...host.shuttle.tables.networks.keys()], [network.id])
+  })
+
+  test('tables that the shuttle refuses for whatever reason still lose what is to go', async () => {
+    await using bench = await joinedBench()
+    const { host, controller } = bench
+    host.shuttle.refused.add(14)
+    await controller.endpoint(14, 'edge', PEER_ID)
+
+    await controller.remove('endpoint', API)
+
+    await eventually(() => !host.shuttle.tables.endpoints.has(API))
+    assert.equal(host.shuttle.tables.endpoints.has(WEB), true)
+    host.shuttle.refused.clear()
+    await eventually(() => host.shuttle.tables.endpoints.has(14))
+  })
+
   test('a row that goes is checked with config before a port is detached', async () => {
     await using bench = await joinedBench()
     const { host, controller } = bench
@@ -396,7 +489,6 @@ describe('what outlives whom', () => {
     assert.deepEqual(names.filter((name) => name.endsWith('.former')).toSorted(), [
       'clock.former',
       'host.former',
-      'pins.former',
       'rows.former',
     ])
     assert.match(await readFile(join(host.config.stateFolder, 'host'), 'utf8'), /"hostId":7/)

@@ -81,6 +81,7 @@ test('the state of a host survives its way to disk', () => {
     sequence: 2n ** 60n,
     ports: [port],
     releases: [{ name: 'acme/blue/db', endpointId: id, networkId, addresses, sequence: 8n }],
+    lockedTenants: ['acme'],
   }
 
   assert.deepEqual(decodeHostState(encodeHostState(state)), state)

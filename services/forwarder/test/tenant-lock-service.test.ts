@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { events, hostRowKey, type MemoryBus, memoryBus } from '@weft/bus'
+import { writeTenantKeys } from '@weft/domain'
 import { TenantLockedError } from '@weft/errors'
 import { generateIdentityKey, publicKeyOf, signTenantStatement, verifyReport } from '@weft/identity'
 import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
@@ -100,6 +103,106 @@ test('a host with another key says anew by it what is attached, for nobody belie
   verifyReport(anew, credentials.publicKey)
   assert.throws(() => verifyReport(before, credentials.publicKey))
   assert.deepEqual([anew.endpointId, anew.mac], [WEB, before.mac])
+})
+
+test('a port that is not written down here is detached where a tenant is locked: nobody can say where it was', async () => {
+  await using bench = await lockedBench()
+  const { host } = bench
+  await say(bench, 1, keyed(tenantKey), tenantKey)
+  await say(bench, 2, charter(), tenantKey)
+  await bench.untilTaken()
+  await attach(host)
+  await host.stop()
+  await rm(join(host.config.stateFolder, 'host'))
+
+  await host.start()
+
+  await eventually(() => !host.shuttle.ports.has(WEB))
+  assert.deepEqual((await host.client.listPorts({})).ports, [])
+  assert.equal((await attach(host)).created, true)
+})
+
+for (const [what, spoil] of [
+  ['broken', (path: string) => writeFile(path, 'x')],
+  ['gone', (path: string) => rm(path)],
+] as const) {
+  test(`a host whose pins are ${what} believes nothing of locked tenants, until it is told their keys`, async () => {
+    await using bench = await lockedBench()
+    const { host, controller } = bench
+    const { stateFolder, identityFolder } = host.config
+    await say(bench, 1, keyed(tenantKey), tenantKey)
+    await say(bench, 2, charter(), tenantKey)
+    await bench.untilTaken()
+    await eventually(async () =>
+      (await readFile(join(stateFolder, 'host'), 'utf8')).includes('"lockedTenants":["acme"]'),
+    )
+    await host.stop()
+    await spoil(join(stateFolder, 'pins'))
+    await rm(join(stateFolder, 'rows'), { force: true })
+    for (const id of [1, 2]) await controller.bucket.delete(hostRowKey(HOST_ID, 'statement', id))
+    await controller.self()
+
+    // Twice: what was written meanwhile says so too.
+    for (const id of [21, 22]) {
+      await host.start()
+      const other = { ...network, id, vni: id, name: `network${id}` }
+      await controller.bucket.put(
+        hostRowKey(HOST_ID, 'network', id),
+        controller.signed({ $case: 'network', value: { network: other, tenantName: 'other' } }),
+      )
+      await eventually(() => host.shuttle.tables.networks.has(id))
+      await eventually(() => !host.shuttle.tables.networks.has(network.id))
+      await host.stop()
+      await rm(join(stateFolder, 'rows'), { force: true })
+    }
+
+    await say(bench, 1, keyed(tenantKey), tenantKey)
+    await say(bench, 2, charter(), tenantKey)
+    await controller.self()
+    const publicKey = publicKeyOf(tenantKey)
+    await writeTenantKeys(identityFolder, [{ tenantId: 3, tenant: 'acme', number: 1, publicKey }])
+    await host.start()
+    await eventually(() => host.shuttle.tables.networks.has(network.id))
+  })
+}
+
+test('a host whose pins are lost believes the first keys that come once somebody says so', async () => {
+  await using bench = await lockedBench()
+  const { host } = bench
+  const { stateFolder } = host.config
+  await say(bench, 1, keyed(tenantKey), tenantKey)
+  await say(bench, 2, charter(), tenantKey)
+  await bench.untilTaken()
+  await host.stop()
+  await rm(join(stateFolder, 'pins'))
+  await host.start()
+  await bench.untilTaken()
+  await eventually(() => !host.shuttle.tables.networks.has(network.id))
+  await host.stop()
+  await writeFile(join(stateFolder, 'forget-lost-pins'), '')
+
+  await host.start()
+
+  await eventually(() => host.shuttle.tables.networks.has(network.id))
+  assert.equal((await readdir(stateFolder)).includes('forget-lost-pins'), false)
+})
+
+test('a host that joins the same domain again still knows the keys of its tenants', async () => {
+  await using bench = await lockedBench()
+  const { host } = bench
+  await say(bench, 1, keyed(tenantKey), tenantKey)
+  await say(bench, 2, charter(), tenantKey)
+  await bench.untilTaken()
+  await host.stop()
+  const { config, domain, places } = host
+  const credentials = domain.credentials({ kind: 'host', id: 7 })
+  const folder = config.identityFolder
+  await writeIdentityFolder({ folder, domain, credentials, hostName: 'omega', places })
+
+  await host.start()
+
+  const pins = await readFile(join(config.stateFolder, 'pins'), 'utf8')
+  assert(pins.includes(publicKeyOf(tenantKey).toString('hex')))
 })
 
 /** A host that knows its rows: network acme/blue, and a peer there. */

@@ -21,9 +21,10 @@ import { LocationChange, LocationReport } from '@weft/proto/weftline/location/v1
 import fc from 'fast-check'
 import { networkFromRecord } from '../src/decode.ts'
 import { HostRows } from '../src/domain/host-rows.ts'
-import { Ports } from '../src/domain/ports.ts'
+import { type Port, Ports } from '../src/domain/ports.ts'
+import type { Endpoint, Network as OwnNetwork } from '../src/domain/rows.ts'
 import { SwitchTable } from '../src/domain/switch-table.ts'
-import { type Pins, TenantLocks } from '../src/domain/tenant-locks.ts'
+import { type Pins, TenantLocks, type TenantPin } from '../src/domain/tenant-locks.ts'
 import { RowGate } from '../src/row-gate.ts'
 
 /*
@@ -39,8 +40,9 @@ const ACME = 17
 const RED = 5
 const RED_VNI = 77
 const BLUE = 6
-/** Attached here, at alpha, at whoever took over config. */
+/** Attached here, in red and in blue; at alpha; at whoever took over config. */
 const OWN = 10
+const OWN_BLUE = 11
 const WEB = 20
 const EVIL_ENDPOINT = 66
 const DAY_MS = 24 * 3_600_000
@@ -70,7 +72,7 @@ test('what the tenant and its hosts have signed counts, and what nobody locked a
   assert.deepEqual(host.seen(), {
     networks: [RED, BLUE],
     peers: [`${ALPHA}: ${RED} ${BLUE}`],
-    endpoints: [OWN, WEB, 40],
+    endpoints: [OWN, OWN_BLUE, WEB, 40],
   })
 })
 
@@ -225,6 +227,16 @@ describe('whoever holds the directory’s key', () => {
       evilEndpointRow(EVIL),
     ],
     [
+      'says that what is attached here in another network is in this one',
+      endpoint({
+        ...web,
+        endpointId: OWN_BLUE,
+        mac: mac(OWN_BLUE),
+        locationHostId: HERE,
+        placement: undefined,
+      }),
+    ],
+    [
       'makes another network of the tenant',
       network(EVIL, 'acme', 'green', 666),
       evilPeer(),
@@ -285,7 +297,7 @@ describe('whoever holds the directory’s key', () => {
       host.give(evilPeer(), endpoint({ ...web, ...change }))
 
       const { endpoints } = host.seen()
-      const expected = what === 'number' ? [OWN, WEB, 40] : [OWN, 40]
+      const expected = what === 'number' ? [OWN, OWN_BLUE, WEB, 40] : [OWN, OWN_BLUE, 40]
       assert.deepEqual(endpoints, expected)
     })
   }
@@ -308,7 +320,7 @@ describe('whoever holds the directory’s key', () => {
     test(`takes away only what the tenant said of a ${what}: nothing is there any more`, () => {
       host.takeAway('statement', id)
 
-      assert.deepEqual(host.seen().endpoints, [OWN, 40])
+      assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
       assert.deepEqual(host.seen().peers, [`${ALPHA}: ${BLUE}`])
       const red = { id: RED, tenant: 'acme', name: 'red', vni: RED_VNI }
       const member = host.rows.peers.get(ALPHA)?.value ?? assert.fail()
@@ -358,20 +370,20 @@ describe('whoever holds the directory’s key', () => {
   test('takes away what the tenant said: its network ends there, for good', () => {
     host.takeAway('statement', 1, 2, 3, 4)
     host.give(evilPeer(), evilEndpointRow())
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
     assert.deepEqual(host.seen().peers, [`${ALPHA}: ${BLUE}`])
 
     const restarted = new LockedHost(host.locks.pins)
     restarted.give(...honest().filter(({ $case }) => $case !== 'statement'))
 
-    assert.deepEqual(restarted.seen().endpoints, [OWN, 40])
+    assert.deepEqual(restarted.seen().endpoints, [OWN, OWN_BLUE, 40])
     assert.deepEqual(restarted.seen().peers, [`${ALPHA}: ${BLUE}`])
   })
 
   test('is not believed first by a host that was told the tenant’s key', () => {
     const publicKey = publicKeyOf(tenantKey).toString('hex')
-    const told = { tenant: 'acme', tenantId: ACME, number: 1, publicKey, signer: publicKey }
-    const fresh = new LockedHost({ tenants: [told], networks: [] })
+    const fresh = new LockedHost()
+    fresh.locks.tell([pinOf('acme', publicKey)])
     fresh.give(statement(1, keyed(evilKey), evilKey, { notAfterUnixMs: 0n }), ...evilStatements())
     fresh.give(network(RED, 'acme', 'red', RED_VNI), evilPeer(), evilEndpointRow())
 
@@ -381,13 +393,107 @@ describe('whoever holds the directory’s key', () => {
   })
 })
 
+describe('a key that a host was told', () => {
+  const publicKey = publicKeyOf(tenantKey).toString('hex')
+
+  test('counts against another one that was pinned before, however often that was replaced', () => {
+    const poisoned = new LockedHost()
+    const keys = [
+      statement(90, keyed(evilKey), evilKey, { notAfterUnixMs: 0n }),
+      statement(91, keyed(alphaKey), evilKey, { number: 2n, notAfterUnixMs: 0n }),
+    ]
+    poisoned.give(...keys, ...evilStatements({}, alphaKey), network(RED, 'acme', 'red', RED_VNI))
+    const restarted = new LockedHost(poisoned.locks.pins)
+
+    assert.deepEqual(restarted.locks.tell([pinOf('acme', publicKey)]), ['acme'])
+
+    restarted.give(...keys, ...evilStatements({}, alphaKey))
+    restarted.assertNothingForged()
+    restarted.give(...honest())
+    assert.deepEqual(restarted.seen(), host.seen())
+  })
+
+  test('changes nothing where what is pinned is that key, or follows from it', () => {
+    host.give(statement(6, keyed(nextTenantKey), tenantKey, { number: 2n, notAfterUnixMs: 0n }))
+    const { pins } = host.locks
+
+    assert.deepEqual(host.locks.tell([pinOf('acme', publicKey)]), [])
+
+    assert.deepEqual(host.locks.pins, pins)
+  })
+
+  test('may be a later one than the host has heard of, and the networks stay the tenant’s', () => {
+    const next = { ...pinOf('acme', publicKeyOf(nextTenantKey).toString('hex')), number: 2 }
+
+    assert.deepEqual(host.locks.tell([next]), [])
+
+    assert.deepEqual(host.locks.pins.tenants, [next])
+    assert.equal(host.locks.isVouchedFor({ id: RED, tenant: 'other', name: 'x', vni: 9 }), false)
+  })
+})
+
+test('a later key alone locks nobody whom the host has not met', () => {
+  const key = statement(90, keyed(evilKey), evilKey, {
+    tenant: 'other',
+    tenantId: 99,
+    number: 2n,
+    notAfterUnixMs: 0n,
+  })
+  const before = host.seen()
+
+  host.give(key)
+
+  assert.deepEqual(host.seen(), before)
+})
+
+describe('a host that cannot tell which key is the tenant’s', () => {
+  const junk = Array.from({ length: 4_096 }, (_, index) =>
+    pinOf(`junk-${index}`, publicKeyOf(evilKey).toString('hex')),
+  )
+  const ignorant = [
+    ['because it knows too many', { tenants: junk, networks: [] }],
+    ['because it lost what it knew', { tenants: [], networks: [], lost: [] }],
+  ] as const
+  for (const [why, pins] of ignorant) {
+    test(`${why}, believes nobody of that tenant`, () => {
+      const other = new LockedHost(pins)
+
+      other.give(...honest())
+
+      assert.deepEqual(other.seen(), {
+        networks: [RED, BLUE],
+        peers: [`${ALPHA}: ${BLUE}`],
+        endpoints: [OWN, OWN_BLUE, 40],
+      })
+      assert.deepEqual(other.locks.pins, pins)
+    })
+  }
+
+  test('believes nobody of a tenant that was locked, though nothing is said of that', () => {
+    const other = new LockedHost({ tenants: [], networks: [], lost: ['acme'] })
+
+    other.give(...honest().filter(({ $case }) => $case !== 'statement'))
+
+    assert.deepEqual(other.seen().endpoints, [OWN, OWN_BLUE, 40])
+  })
+
+  test('believes a key that it is told', () => {
+    const other = new LockedHost({ tenants: [], networks: [], lost: ['acme'] })
+    other.locks.tell([pinOf('acme', publicKeyOf(tenantKey).toString('hex'))])
+
+    other.give(...honest())
+
+    assert.deepEqual(other.seen(), host.seen())
+  })
+})
+
 describe('the tenant’s key', () => {
   test('is replaced by a key that it signs, which then speaks alone', () => {
     host.give(statement(6, keyed(nextTenantKey), tenantKey, { number: 2n, notAfterUnixMs: 0n }))
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
 
     host.give(...saidBy(nextTenantKey, 3n))
-    assert.deepEqual(host.seen().endpoints, [OWN, WEB, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, WEB, 40])
     host.give(...evilStatements({}, tenantKey), evilPeer(), evilEndpointRow())
     host.assertNothingForged()
   })
@@ -396,13 +502,13 @@ describe('the tenant’s key', () => {
     host.give(statement(6, keyed(undefined), tenantKey, { number: 2n, notAfterUnixMs: 0n }))
     host.takeAway('statement', 2, 3, 4)
     host.give(endpoint({ ...endpointRow(), placement: undefined }))
-    assert.deepEqual(host.seen().endpoints, [OWN, WEB, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, WEB, 40])
 
     host.give(
       statement(7, keyed(evilKey), evilKey, { number: 3n, notAfterUnixMs: 0n }),
       statement(8, keyed(nextTenantKey), tenantKey, { number: 3n, notAfterUnixMs: 0n }),
     )
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
     assert.deepEqual(
       host.locks.pins.tenants.map(({ number }) => number),
       [3],
@@ -445,26 +551,26 @@ describe('the tenant’s key', () => {
 
   test('is believed until the end that it names, and not after', () => {
     host.expire(END_MS - 1)
-    assert.deepEqual(host.seen().endpoints, [OWN, WEB, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, WEB, 40])
 
     host.expire(END_MS)
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
     host.give(...saidBy(tenantKey, 3n, END_MS + DAY_MS))
-    assert.deepEqual(host.seen().endpoints, [OWN, WEB, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, WEB, 40])
   })
 
   test('takes a host in with other keys, and none of its words from before count', () => {
     const about = { ...membership(), identityKey: publicKeyOf(evilKey) }
     host.give(statement(9, { $case: 'membership', value: about }, tenantKey, { number: 9n }))
 
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
   })
 
   test('says more than one thing of a network, of which the one with the highest number counts', () => {
     const charter = { networkId: RED, network: 'red', vni: 78 }
     host.give(statement(9, { $case: 'network', value: charter }, tenantKey, { number: 9n }))
 
-    assert.deepEqual(host.seen().endpoints, [OWN, 40])
+    assert.deepEqual(host.seen().endpoints, [OWN, OWN_BLUE, 40])
   })
 })
 
@@ -479,30 +585,15 @@ class LockedHost {
     number,
     { readonly remote: bigint; readonly networks: readonly number[] }
   >()
-  readonly #endpoints = new Map<number, unknown>()
+  readonly #endpoints = new Map<number, Endpoint>()
   #revision = 0n
 
   constructor(pins: Pins = { tenants: [], networks: [] }) {
     this.locks.restore(pins)
     const ports = new Ports()
-    const record = redRecord()
-    ports.set({
-      endpoint: {
-        id: OWN,
-        networkId: RED,
-        name: 'own',
-        mac: 10 as never,
-        addresses: [],
-        allowedPrefixes: [],
-        hostId: HERE,
-        epoch: 1n,
-      },
-      network: networkFromRecord(record, 'acme'),
-      attachment: { kind: 'tap', device: 'tap0' },
-      attachedAtUnixMs: 0,
-      assignedRevision: 1n,
-      sequence: 1n,
-    })
+    ports.set(portOf(OWN, networkFromRecord(redRecord(), 'acme')))
+    const blue = { ...redRecord(), id: BLUE, name: 'blue', vni: 78 }
+    ports.set(portOf(OWN_BLUE, networkFromRecord(blue, 'other')))
     this.#table = new SwitchTable(HERE, this.rows, ports, this.locks)
   }
 
@@ -553,10 +644,15 @@ class LockedHost {
       assert.deepEqual([id, remote], [ALPHA, underlayValue(ALPHA)], peers.join())
     }
     assert(
-      endpoints.every((id) => id === OWN || id === WEB || id === 40),
+      endpoints.every((id) => id === OWN || id === OWN_BLUE || id === WEB || id === 40),
       endpoints.join(),
     )
-    const present = this.#endpoints.get(WEB) as { hostId: number; mac: number } | undefined
+    const red = [...this.#endpoints.values()].filter(({ networkId }) => networkId === RED)
+    assert(
+      red.every(({ id }) => id === OWN || id === WEB),
+      red.map(({ id }) => id).join(),
+    )
+    const present = this.#endpoints.get(WEB)
     if (present) assert.deepEqual([present.hostId, present.mac], [ALPHA, WEB])
   }
 
@@ -593,6 +689,33 @@ class LockedHost {
           break
       }
     }
+  }
+}
+
+/** The first key of a tenant, and none before it. */
+function pinOf(tenant: string, publicKey: string): TenantPin {
+  const key = { publicKey, signer: publicKey, chain: [publicKey] }
+  return { tenant, tenantId: ACME, number: 1, ...key }
+}
+
+/** Something that is attached here. */
+function portOf(id: number, network: OwnNetwork): Port {
+  return {
+    endpoint: {
+      id,
+      networkId: network.id,
+      name: `own-${id}`,
+      mac: id as never,
+      addresses: [],
+      allowedPrefixes: [],
+      hostId: HERE,
+      epoch: 1n,
+    },
+    network,
+    attachment: { kind: 'tap', device: `tap${id}` },
+    attachedAtUnixMs: 0,
+    assignedRevision: 1n,
+    sequence: 1n,
   }
 }
 

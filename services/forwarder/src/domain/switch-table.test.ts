@@ -4,9 +4,9 @@ import { formatIpAddress } from '@weft/net'
 import fc from 'fast-check'
 import { HostRows } from './host-rows.ts'
 import { type Port, Ports } from './ports.ts'
-import type { Row, RowChange } from './rows.ts'
+import type { Endpoint, Row, RowChange } from './rows.ts'
 import { endpointOf, HERE, networkOf, peerOf, put, selfOf } from './samples.ts'
-import { SwitchTable, type TableChange } from './switch-table.ts'
+import { type NetworkEntry, SwitchTable, type TableChange } from './switch-table.ts'
 
 class World {
   readonly rows: HostRows = new HostRows()
@@ -168,6 +168,92 @@ describe('the switch table', () => {
     assert.equal(world.table.join(10, 30).kind, 'unknown')
   })
 
+  test('of two networks with one VNI the one that was there counts, until it goes', () => {
+    const world = joinedWorld()
+    const networks = () =>
+      world.table.takeChanges().flatMap((change) => {
+        const isNetwork = change.kind === 'put-network' || change.kind === 'delete-network'
+        return isNetwork ? [`${change.kind} ${'id' in change ? change.id : change.value.id}`] : []
+      })
+    world.put({ kind: 'network', value: networkOf(5, { vni: 300 }) })
+    networks()
+
+    world.put({ kind: 'network', value: networkOf(4, { vni: 300 }) })
+    assert.deepEqual(networks(), [])
+    assert.equal(world.table.passedOverCount, 1)
+    world.apply({ kind: 'delete', rowKind: 'network', id: 5 })
+
+    assert.deepEqual(networks(), ['put-network 4', 'delete-network 5'])
+    assert.equal(world.table.passedOverCount, 0)
+  })
+
+  test('what is attached here has its MAC, whatever rows have it too', () => {
+    const world = joinedWorld()
+      .put({ kind: 'endpoint', value: endpointOf(9, { mac: endpointOf(11).mac }) })
+      .put({ kind: 'endpoint', value: endpointOf(8, { mac: endpointOf(10).mac }) })
+    world.table.takeChanges()
+    assert.equal(world.table.endpoint(9)?.hostId, 2)
+    assert.equal(world.table.endpoint(8), undefined)
+
+    world.attach(11).table.takeChanges()
+
+    assert.equal(world.table.endpoint(9), undefined)
+    assert.equal(world.table.endpoint(11)?.hostId, HERE)
+  })
+
+  test('an endpoint comes and goes with its network', () => {
+    const world = joinedWorld().put({
+      kind: 'endpoint',
+      value: endpointOf(30, { networkId: 2 }),
+    })
+    world.table.takeChanges()
+    assert.equal(world.table.endpoint(30), undefined)
+
+    world.put({ kind: 'network', value: networkOf(2) })
+    assert.equal(put30(world.table.takeChanges()), 'put-endpoint')
+
+    world.apply({ kind: 'delete', rowKind: 'network', id: 2 })
+    assert.equal(put30(world.table.takeChanges()), 'delete-endpoint')
+  })
+
+  test('whatever rows come, no table has a VNI or MAC twice, or an endpoint without its network', () => {
+    const step = fc.record({
+      what: fc.constantFrom('endpoint', 'no endpoint', 'network', 'no network', 'attach', 'detach'),
+      id: fc.integer({ min: 10, max: 15 }),
+      key: fc.integer({ min: 1, max: 4 }),
+      isTaken: fc.boolean(),
+    })
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        const world = joinedWorld()
+        const applied = new Map<string, unknown>()
+        for (const { what, id, key, isTaken } of steps) {
+          if (what === 'endpoint') {
+            const mac = endpointOf(key).mac
+            world.put({
+              kind: 'endpoint',
+              value: endpointOf(id, { mac, networkId: 1 + (key % 2) }),
+            })
+          } else if (what === 'network') {
+            world.put({ kind: 'network', value: networkOf(id % 3, { vni: 100 + key }) })
+          } else if (what === 'no endpoint') {
+            world.apply({ kind: 'delete', rowKind: 'endpoint', id })
+          } else if (what === 'no network') {
+            world.apply({ kind: 'delete', rowKind: 'network', id: id % 3 })
+          } else if (what === 'attach') world.attach(id)
+          else world.detach(id)
+          if (isTaken) take(applied, world.table.takeChanges())
+        }
+        take(applied, world.table.takeChanges())
+        assertTakeable([...applied.values()])
+        world.table.forgetTaken()
+        const whole = new Map<string, unknown>()
+        take(whole, world.table.takeChanges())
+        assert.deepEqual(new Map([...applied].sort(byKey)), new Map([...whole].sort(byKey)))
+      }),
+    )
+  })
+
   test('deltas lead to the same table as writing everything, for any history', () => {
     const step = fc.record({
       what: fc.constantFrom('endpoint', 'gone', 'peer', 'attach', 'detach', 'take'),
@@ -195,6 +281,28 @@ describe('the switch table', () => {
     )
   })
 })
+
+function put30(changes: readonly TableChange[]): string | undefined {
+  return changes.find((change) =>
+    'value' in change
+      ? change.kind === 'put-endpoint' && change.value.id === 30
+      : change.kind === 'delete-endpoint' && change.id === 30,
+  )?.kind
+}
+
+function assertTakeable(entries: readonly unknown[]): void {
+  const networks = entries.filter(
+    (entry) => typeof entry === 'object' && entry && 'vni' in entry,
+  ) as NetworkEntry[]
+  const endpoints = entries.filter(
+    (entry) => typeof entry === 'object' && entry && 'mac' in entry,
+  ) as Endpoint[]
+  assert.equal(new Set(networks.map(({ vni }) => vni)).size, networks.length)
+  const macs = new Set(endpoints.map(({ networkId, mac }) => `${networkId} ${mac}`))
+  assert.equal(macs.size, endpoints.length)
+  const ids = new Set(networks.map(({ id }) => id))
+  assert(endpoints.every(({ networkId }) => ids.has(networkId)))
+}
 
 /** Applies changes as the data plane does. */
 function take(applied: Map<string, unknown>, changes: readonly TableChange[]): void {

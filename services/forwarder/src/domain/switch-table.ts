@@ -1,4 +1,5 @@
 import { type CarrierChoice, carrierBetween, gatewayAddress, type IpAddress } from '@weft/net'
+import { Holders } from './holders.ts'
 import type { HostRows, RowsTouched } from './host-rows.ts'
 import type { Ports } from './ports.ts'
 import type { Endpoint, Network, Peer, Revisions } from './rows.ts'
@@ -71,6 +72,13 @@ export class SwitchTable {
     endpoints: new Set<number>(),
     peers: new Set<number>(),
   }
+  /** Of VNIs the networks, of MACs the endpoints: the data plane takes no table in which two have the same. */
+  readonly #holders = { networks: new Holders(), endpoints: new Holders() }
+  /** What lost to another: 1 where its row is passed over, 2 where also what is attached here is. */
+  readonly #passedOver = {
+    networks: new Map<number, number>(),
+    endpoints: new Map<number, number>(),
+  }
   /** By host, by network: the ids of the endpoints that are there. */
   readonly #members: Map<number, Map<number, Set<number>>> = new Map()
   /** Where the members index has each endpoint. */
@@ -104,6 +112,11 @@ export class SwitchTable {
     return this.#dirty.networks.size + this.#dirty.endpoints.size + this.#dirty.peers.size > 0
   }
 
+  /** Rows that do not count, because another network has their VNI, or another endpoint of the network their MAC. */
+  get passedOverCount(): number {
+    return this.#passedOver.networks.size + this.#passedOver.endpoints.size
+  }
+
   get sizes(): { networks: number; endpoints: number; peers: number } {
     return {
       networks: this.#taken.networks.size,
@@ -114,19 +127,24 @@ export class SwitchTable {
 
   /** A network that counts: one that the rows have, or that something attached here is in. */
   network(id: number): Network | undefined {
-    const row = this.#rows.networks.get(id)?.value
+    const level = this.#passedOver.networks.get(id) ?? 0
+    const row = level === 0 ? this.#rows.networks.get(id)?.value : undefined
     if (row && this.#locks.isVouchedFor(row)) return row
+    if (level > 1) return undefined
     for (const port of this.#ports) if (port.network.id === id) return port.network
     return undefined
   }
 
-  /** The endpoint where it is now; undefined for one that is nowhere yet, that the rows have here and nothing attached, that is at a revoked host, or that a locked tenant does not let be there. */
+  /** The endpoint where it is now; undefined for one that is nowhere yet, that the rows have here and nothing attached, that is at a revoked host, whose network does not count, or that a locked tenant does not let be there. */
   endpoint(id: number): Endpoint | undefined {
-    const row = this.#rows.endpoints.get(id)?.value
+    const level = this.#passedOver.endpoints.get(id) ?? 0
+    const row = level === 0 ? this.#rows.endpoints.get(id)?.value : undefined
     const port = this.#ports.get(id)
     if (port) {
-      // Where nobody is believed by a row alone, what is attached here is as it was attached.
-      return row && !this.#locks.isGuarded(port.network)
+      if (level > 1 || !this.network(port.network.id)) return undefined
+      // Where nobody is believed by a row alone, what is attached here is as it was attached, and nowhere does a row move it
+      // into another network.
+      return row?.networkId === port.network.id && !this.#locks.isGuarded(port.network)
         ? { ...row, hostId: this.hostId }
         : { ...port.endpoint, hostId: this.hostId }
     }
@@ -198,10 +216,14 @@ export class SwitchTable {
     for (const ids of Object.values(this.#taken)) ids.clear()
     for (const ids of Object.values(this.#dirty)) ids.clear()
     this.#touchAll()
+    // Who holds something may be gone by now.
+    for (const id of this.#holders.networks.ids()) this.#dirty.networks.add(id)
+    for (const id of this.#holders.endpoints.ids()) this.#dirty.endpoints.add(id)
   }
 
   /** The changes since the last call: what is leant on first, so that no prefix of them names what is not there. */
   takeChanges(): TableChange[] {
+    this.#settle()
     const puts: TableChange[] = []
     const deletes: TableChange[] = []
     for (const id of this.#dirty.networks) {
@@ -273,9 +295,91 @@ export class SwitchTable {
   }
 
   #isPlaced(endpoint: Endpoint): boolean {
-    if (this.#locks.isIdle) return true
     const network = this.network(endpoint.networkId)
     return network !== undefined && this.#locks.isPlaced(endpoint, network)
+  }
+
+  /** Decides who has which VNI and MAC; and an endpoint comes and goes with its network. */
+  #settle(): void {
+    const attached = new Set<number>()
+    for (const { network } of this.#ports) attached.add(network.id)
+    this.#settleHolders(
+      'networks',
+      (id) => attached.has(id),
+      (id) => {
+        const network = this.network(id)
+        return network && `${network.vni}`
+      },
+    )
+    const changed = new Set<number>()
+    for (const id of this.#dirty.networks) {
+      if (this.#taken.networks.has(id) !== (this.network(id) !== undefined)) changed.add(id)
+    }
+    if (changed.size > 0) {
+      for (const [hostId, networks] of this.#members) {
+        if ([...networks.keys()].some((id) => changed.has(id))) this.#dirty.peers.add(hostId)
+      }
+      for (const [id, { value }] of this.#rows.endpoints) {
+        if (changed.has(value.networkId)) this.touch({ kind: 'endpoint', id })
+      }
+      for (const { endpoint, network } of this.#ports) {
+        if (changed.has(network.id)) this.touch({ kind: 'endpoint', id: endpoint.id })
+      }
+    }
+    const reviewed = this.#settleHolders(
+      'endpoints',
+      (id) => this.#ports.get(id) !== undefined,
+      (id) => {
+        const endpoint = this.endpoint(id)
+        return endpoint && `${endpoint.networkId} ${endpoint.mac}`
+      },
+    )
+    for (const id of reviewed) this.#reindex(id)
+  }
+
+  /**
+   * Whoever has a key keeps it, unless what is attached here needs it; of those that come together the lowest id has it.
+   * Returns those that are passed over now and were not before, or the other way round.
+   */
+  #settleHolders(
+    kind: 'networks' | 'endpoints',
+    isAttached: (id: number) => boolean,
+    keyOf: (id: number) => string | undefined,
+  ): number[] {
+    const holders = this.#holders[kind]
+    const passedOver = this.#passedOver[kind]
+    const dirty = this.#dirty[kind]
+    const held = new Set<number>()
+    const levels = new Map<number, number>()
+    // A set that grows meanwhile is walked to its new end.
+    for (const id of dirty) {
+      if (holders.isHolding(id)) held.add(id)
+      levels.set(id, passedOver.get(id) ?? 0)
+      for (const waiting of holders.release(id)) dirty.add(waiting)
+    }
+    const rank = (id: number): number => {
+      if (!isAttached(id)) return held.has(id) ? 4 : 5
+      return held.has(id) ? (levels.get(id) ?? 0) : 3
+    }
+    for (const id of [...dirty].sort((a, b) => rank(a) - rank(b) || a - b)) {
+      for (const level of [0, 1, 2]) {
+        if (level === 0) passedOver.delete(id)
+        else passedOver.set(id, level)
+        const key = keyOf(id)
+        if (key === undefined) break
+        const holder = holders.holderOf(key)
+        if (holder !== undefined && isAttached(id) && !isAttached(holder)) {
+          levels.set(holder, 0)
+          holders.release(holder)
+          holders.wait(key, holder)
+          passedOver.set(holder, 1)
+          dirty.add(holder)
+        }
+        if (holders.take(key, id)) break
+        holders.wait(key, id)
+      }
+    }
+    return [...levels].flatMap(([id, level]) => (level === (passedOver.get(id) ?? 0) ? [] : [id]))
   }
 
   #touchEndpointsOf(networkId: number): void {

@@ -13,6 +13,8 @@ export interface TenantPin {
   readonly publicKey: string
   /** The last key that was not empty: it signs the next one. */
   readonly signer: string
+  /** The keys up to this one as far as they are known, each signed by the one before. */
+  readonly chain: readonly string[]
 }
 
 /** A network that a locked tenant said is its own. */
@@ -26,9 +28,17 @@ export interface NetworkPin {
 export interface Pins {
   readonly tenants: readonly TenantPin[]
   readonly networks: readonly NetworkPin[]
+  /**
+   * Pins were lost, and these tenants were locked: nothing of them counts until their keys are told, and no key is believed
+   * because it is the first. Undefined if all that was pinned is here.
+   */
+  readonly lost?: readonly string[]
 }
 
-/** Tenants that are pinned; those that are met later are as if they were not locked. Sum: 4,096 of some 300 bytes are 1.2 MB. */
+/**
+ * Tenants that are pinned; nothing counts of those that are met later and have a key. Sum: 4,096 with up to 16 keys of some
+ * 100 bytes are 6.6 MB, and 1.6 MB if nobody ever changed a key.
+ */
 const TENANTS_MAX = 4_096
 /** Networks that are pinned; later ones of locked tenants do not count. Sum: 65,536 of some 100 bytes are 6.6 MB. */
 const NETWORKS_MAX = 65_536
@@ -62,6 +72,9 @@ export class TenantLocks {
   readonly #tenants = new Map<string, TenantPin>()
   readonly #networks = new Map<number, NetworkPin>()
   readonly #vnis = new Map<number, string>()
+  /** They have a key, and it is not known which it is. */
+  #unpinned: ReadonlySet<string> = new Set()
+  #lost: readonly string[] | undefined
   #said: ReadonlyMap<string, Said> = new Map()
 
   constructor(rows: HostRows) {
@@ -69,16 +82,43 @@ export class TenantLocks {
   }
 
   get pins(): Pins {
-    return { tenants: [...this.#tenants.values()], networks: [...this.#networks.values()] }
+    const tenants = [...this.#tenants.values()]
+    const networks = [...this.#networks.values()]
+    return { tenants, networks, ...(this.#lost && { lost: this.#lost }) }
   }
 
-  /** Takes what is known from before. Of two keys of a tenant the later one counts, of two of the same number the first. */
-  restore({ tenants, networks }: Pins): void {
-    for (const pin of tenants) {
-      const known = this.#tenants.get(pin.tenant)?.number ?? 0
-      if (known < pin.number) this.#tenants.set(pin.tenant, pin)
-    }
+  /** Names of tenants of which nothing counts without their word, to be kept apart from the pins. */
+  get lockedTenants(): string[] {
+    const locked = [...this.#tenants.keys()].filter((tenant) => this.isLocked(tenant))
+    return [...new Set([...locked, ...(this.#lost ?? [])])]
+  }
+
+  /** Takes what is known from before. */
+  restore({ tenants, networks, lost }: Pins): void {
+    for (const pin of tenants) this.#tenants.set(pin.tenant, pin)
     for (const pin of networks) this.#pinNetwork(pin)
+    this.#lost = lost
+  }
+
+  /**
+   * Takes keys that somebody has told this host, who knows better than whatever it has met: a pinned key counts on only if it
+   * is the told one or follows from it. Returns the tenants of which another key was pinned.
+   */
+  tell(told: readonly TenantPin[]): string[] {
+    const others: string[] = []
+    for (const pin of told) {
+      const known = this.#tenants.get(pin.tenant)
+      if (known && isInChain(known, pin)) continue
+      // A later key than this host has heard of may follow from what it knows.
+      if (known && (known.tenantId !== pin.tenantId || known.number >= pin.number)) {
+        others.push(pin.tenant)
+        for (const { networkId, tenant } of this.#networks.values()) {
+          if (tenant === pin.tenant) this.#unpinNetwork(networkId)
+        }
+      }
+      this.#tenants.set(pin.tenant, pin)
+    }
+    return others
   }
 
   /** Statements came, went or ended: looks at all of them. Says whether pins are others now. */
@@ -100,11 +140,13 @@ export class TenantLocks {
 
   /** Nothing is locked, so nothing has to be asked. */
   get isIdle(): boolean {
-    return this.#tenants.size === 0
+    return this.#tenants.size + this.#unpinned.size === 0 && this.#lost === undefined
   }
 
   isLocked(tenant: string): boolean {
-    return (this.#tenants.get(tenant)?.publicKey ?? '') !== ''
+    const pin = this.#tenants.get(tenant)
+    if (pin) return pin.publicKey !== ''
+    return this.#unpinned.has(tenant) || this.#lost?.includes(tenant) === true
   }
 
   /** Whether a locked tenant has to say that the network, who is in it and what is there counts. */
@@ -190,13 +232,23 @@ export class TenantLocks {
     for (const { tenant, tenantId, number, signerKey, about } of keys) {
       if (about.kind !== 'key') continue
       const pin = this.#tenants.get(tenant)
-      if (pin ? pin.tenantId !== tenantId : this.#tenants.size >= TENANTS_MAX) continue
+      if (pin ? pin.tenantId !== tenantId : !this.#mayPin()) continue
       if (number !== BigInt((pin?.number ?? 0) + 1)) continue
       if (signerKey !== (pin?.signer ?? about.publicKey)) continue
       const signer = about.publicKey === '' ? signerKey : about.publicKey
       const { publicKey } = about
-      this.#tenants.set(tenant, { tenant, tenantId, number: Number(number), publicKey, signer })
+      const chain = [...(pin?.chain ?? []), publicKey]
+      const next = { tenant, tenantId, number: Number(number), publicKey, signer, chain }
+      this.#tenants.set(tenant, next)
     }
+    // Who may be met anew is locked by a first key alone: that is what a chain begins with.
+    const named = this.#mayPin() ? [] : keys.map(({ tenant }) => tenant)
+    this.#unpinned = new Set(named.filter((tenant) => !this.#tenants.has(tenant)))
+  }
+
+  /** Whether the first key that comes of a tenant is believed. */
+  #mayPin(): boolean {
+    return this.#lost === undefined && this.#tenants.size < TENANTS_MAX
   }
 
   #sort(statements: readonly Statement[]): Map<string, Said> {
@@ -244,6 +296,15 @@ export class TenantLocks {
 
 /** By what a network is known. */
 export type NetworkName = Pick<Network, 'id' | 'tenant' | 'name' | 'vni'>
+
+/** Whether what is known of the tenant's keys has the other one in its place. */
+function isInChain({ tenantId, number, chain }: TenantPin, other: TenantPin): boolean {
+  return (
+    tenantId === other.tenantId &&
+    chain.at(other.number - number - 1) === other.publicKey &&
+    other.number <= number
+  )
+}
 
 function keepNewest<K, T>(said: Map<K, Numbered<T>>, key: K, statement: Numbered<T>): void {
   const present = said.get(key)
