@@ -27,12 +27,21 @@ export type Lateness = (wait: () => Promise<void>) => Promise<void>
 /** Those that wait for what another replica has written; more are answered by what is known here. */
 const LATE_MAX = 64
 
+/** What somebody proved before any work is done. */
+export interface Proven {
+  /** Whose key was named where no secret was shown, as `host/7`: it is no secret, and only a signature that it made counts. */
+  readonly named: string | undefined
+}
+
 /**
  * Keeps those whom nobody knows yet from taking more than their part. Who fails again and again is told less and waited for no
- * more, and nobody else is: whoever knows a secret, or has a key, is served beside them, behind the same address too.
+ * more, and nobody else is: whoever knows a secret is served beside them, behind the same address too, and so is whoever names
+ * the key of a member, unless that key was named there for nothing again and again.
  */
 export class Admission {
   readonly #attempts = new Attempts()
+  /** Of those who named the key of a member and did not have it, by member. */
+  readonly #keyAttempts = new Attempts()
   readonly #waiting: (() => void)[] = []
   #count = 0
   #lateCount = 0
@@ -41,24 +50,36 @@ export class Admission {
    * Has somebody at an address prove to know something, which has to cost next to nothing, and then does the work when it is its
    * turn. Throws `OverloadedError` if there is no place, or in place of whatever speaks against somebody who has failed often.
    */
-  async run<P, T>(
+  async run<P extends Proven, T>(
     address: string,
     prove: (lateness: Lateness) => P | Promise<P>,
     work: (proven: P) => Promise<T>,
   ): Promise<T> {
+    let named: string | undefined
     try {
       const proven = await prove((wait) => this.#late(address, wait))
+      named = proven.named
+      if (named !== undefined) this.#checkKeyAttempts(address, named)
       return await this.#inTurn(() => work(proven))
     } catch (error) {
       if (!isFailure(error)) throw error
       const now = performance.now()
+      if (named !== undefined) this.#keyAttempts.failed(named, now)
       const retryAfterMs = this.#attempts.waitMs(address, now)
-      if (retryAfterMs > 0) {
-        throw new OverloadedError({ what: 'enrolment from your address', limit: 1, retryAfterMs })
-      }
+      if (retryAfterMs > 0) throw tooOften(retryAfterMs)
       this.#attempts.failed(address, now)
       throw error
     }
+  }
+
+  /** Throws if both the address and those who named the key have failed too often: a turn and a look at a signature cost more. */
+  #checkKeyAttempts(address: string, named: string): void {
+    const now = performance.now()
+    const retryAfterMs = Math.min(
+      this.#attempts.waitMs(address, now),
+      this.#keyAttempts.waitMs(named, now),
+    )
+    if (retryAfterMs > 0) throw tooOften(retryAfterMs)
   }
 
   async #late(address: string, wait: () => Promise<void>): Promise<void> {
@@ -97,6 +118,10 @@ export class Admission {
     this.#waiting.push(resolve)
     return promise
   }
+}
+
+function tooOften(retryAfterMs: number): OverloadedError {
+  return new OverloadedError({ what: 'enrolment from your address', limit: 1, retryAfterMs })
 }
 
 function isFailure(error: unknown): boolean {

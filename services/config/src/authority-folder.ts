@@ -1,19 +1,18 @@
 import { type FSWatcher, watch } from 'node:fs'
-import { type AccountIds, accountOf, inboxPrefixOf, openBusSeed, userJwt } from '@weft/bus/operator'
+import { type AccountIds, inboxPrefixOf, openBusSeed } from '@weft/bus/operator'
 import { authorityFiles, type DomainFile } from '@weft/domain'
 import {
-  type AccountSeeds,
+  busUsers,
   checkIssuer,
+  placesMessage,
   readAccountSeeds,
   readAuthority,
   readIssuer,
   readText,
-  SHARED_REPLICA,
 } from '@weft/domain/authority'
 import { asWeftError, InvalidArgumentError } from '@weft/errors'
 import { type BusLogin, identityKeyFromPem, serviceNames } from '@weft/identity'
-import type { Places } from '@weft/proto/weftline/identity/v1/identity.ts'
-import { Authority, type AuthorityOptions, type IssueBusUser } from './authority.ts'
+import { Authority, type AuthorityOptions } from './authority.ts'
 import type { Events } from './events.ts'
 
 /** Who has the root of the domain has so long to renew the authority. */
@@ -40,7 +39,7 @@ export interface AuthorityFolder {
 
 /**
  * Reads the authority folder and sees that its parts belong together and can be used now. Throws `InvalidArgumentError`,
- * `BrokenInputError`, `ClockWrongError`, `UnavailableError` if the authority has ended, each with the way out.
+ * `BrokenInputError`, `ClockWrongError`, `CertificateRefusedError` if the authority has ended, each with the way out.
  */
 export async function readAuthorityFolder(folder: string, now: Date): Promise<AuthorityFolder> {
   const { issuer, root, domain } = await readAuthority(folder)
@@ -53,7 +52,7 @@ export async function readAuthorityFolder(folder: string, now: Date): Promise<Au
       root,
       directoryKey: identityKeyFromPem(await text(authorityFiles.directoryKey)),
       issueBusUser: busUsers(await readAccountSeeds(folder)),
-      places: placesOf(domain),
+      places: placesMessage(domain.places),
       ownerKey: Buffer.from(domain.ownerPublicKey, 'hex'),
       services: servicesOf(domain),
       busAdmins: await Promise.all(
@@ -74,25 +73,6 @@ export async function readAuthorityFolder(folder: string, now: Date): Promise<Au
       seed: await seed(authorityFiles.hostsAdminSeed),
       inboxPrefix: inboxPrefixOf({ kind: 'hosts-admin' }),
     },
-  }
-}
-
-/** Issues logins, each of the account that its principal belongs to. All replicas of a service have one identity, so one login is for all of them. */
-export function busUsers(seeds: AccountSeeds): IssueBusUser {
-  return ({ principal: user, publicKey, expiresAt }) => {
-    const principal = user.kind === 'host' ? user : { ...user, replica: SHARED_REPLICA }
-    const account = seeds[accountOf(principal)]
-    return userJwt({ account, publicKey, principal, now: new Date(), expiresAt })
-  }
-}
-
-function placesOf({ places }: DomainFile): Places {
-  return {
-    config: [...places.config],
-    enrolment: [...places.enrolment],
-    locationResolver: [...places.locationResolver],
-    routingPolicy: [...places.routingPolicy],
-    bus: [...places.bus],
   }
 }
 

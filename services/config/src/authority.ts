@@ -1,23 +1,10 @@
 import type { KeyObject } from 'node:crypto'
-import { serviceCredentials } from '@weft/domain/authority'
+import { type IssueBusUser, serviceCredentials } from '@weft/domain/authority'
 import { UnavailableError } from '@weft/errors'
 import { type Identity, publicKeyOf, type ServiceName, serviceNames } from '@weft/identity'
 import { type Authority as Issuer, issueLeaf, leafValidity } from '@weft/identity/authority'
 import type { Host, User } from '@weft/proto/weftline/config/v1/records.ts'
 import type { Credentials, Places } from '@weft/proto/weftline/identity/v1/identity.ts'
-
-/** Who logs in to the bus by the tokens that are issued here. */
-export type BusUser =
-  | { readonly kind: 'host'; readonly id: number }
-  | { readonly kind: 'service'; readonly name: Exclude<ServiceName, 'nats'> }
-
-/** Issues user JWTs of the bus. */
-export type IssueBusUser = (user: {
-  readonly principal: BusUser
-  /** Public nkey. */
-  readonly publicKey: string
-  readonly expiresAt: Date
-}) => string
 
 /** Public keys of a service. */
 export interface ServiceKeys {
@@ -40,7 +27,7 @@ export interface AuthorityOptions {
   readonly ownerKey: Buffer
   readonly services: { readonly [name in ServiceName]: ServiceKeys }
   /** Public nkeys of those who keep the bus in order. */
-  readonly busAdmins?: readonly string[]
+  readonly busAdmins: readonly string[]
 }
 
 /** The authority of the domain, as config runs it: vouches for whoever the VN database knows, and for the services. */
@@ -99,7 +86,7 @@ export class Authority {
    * that of a service, and was revoked, would have the bus refuse the service.
    */
   isReserved({ identity, bus }: { readonly identity: Uint8Array; readonly bus: string }): boolean {
-    const { services, busAdmins = [] } = this.#options
+    const { services, busAdmins } = this.#options
     if (this.serviceOf(identity) !== undefined) return true
     if (bus === '') return false
     return busAdmins.includes(bus) || serviceNames.some((name) => services[name].busKey === bus)
@@ -182,9 +169,9 @@ export class Authority {
   #checkTime(now: Date): void {
     if (now < this.notAfter) return
     throw new UnavailableError({
-      service: 'the authority of the domain',
-      address: 'config',
-      problem: `its certificate has expired at ${this.notAfter.toISOString()}`,
+      service: 'config',
+      address: this.places.config.join(','),
+      problem: `its authority has ended at ${this.notAfter.toISOString()}`,
       remedy:
         'run weft authority renew, with the root of the domain, where config has its authority',
     })

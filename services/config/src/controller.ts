@@ -11,6 +11,7 @@ import {
 } from '@weft/bus'
 import { asWeftError, UnavailableError } from '@weft/errors'
 import { openStatement, publicKeyOf, signStatement } from '@weft/identity'
+import { CLOCK_TOLERANCE_MS } from '@weft/identity/authority'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
 import { ControllerLease, HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import type { Location } from '@weft/proto/weftline/location/v1/location.ts'
@@ -31,8 +32,6 @@ const ROW_HORIZON_MS: number = 7 * 24 * 3_600_000
 const RENEWAL_TICK_MS = 1_000
 /** Rows that may be signed again in one tick: all of them within a quarter of the horizon, and never fewer than this. */
 const RENEWALS_PER_TICK_MIN = 256
-/** A row that holds for longer than this beyond the horizon was signed by a clock that was wrong. */
-const CLOCK_TOLERANCE_MS = 300_000
 
 export interface ControllerOptions {
   readonly replicaId: string
@@ -206,6 +205,7 @@ export class Controller implements AsyncDisposable {
 
   #presentRow(row: HostRow): PresentRow {
     const notAfterMs = Number(row.notAfterUnixMs)
+    // Signed by a clock that was wrong.
     const isFromWrongClock = notAfterMs > Date.now() + this.#rowHorizonMs + CLOCK_TOLERANCE_MS
     return isFromWrongClock
       ? { content: '', notAfterMs: 0 }

@@ -34,7 +34,7 @@ import {
   type Signed,
 } from '@weft/proto/weftline/identity/v1/identity.ts'
 import type { CallContext, Handlers } from '@weft/rpc'
-import { Admission, type Lateness } from './admission.ts'
+import { Admission, type Lateness, type Proven } from './admission.ts'
 import type { Authority } from './authority.ts'
 import type { Database } from './domain/database.ts'
 import {
@@ -43,6 +43,7 @@ import {
   join,
   leave,
   login,
+  provenHost,
   provenUser,
   renewHost,
   renewUser,
@@ -66,7 +67,7 @@ export function enrolmentHandlers(api: EnrolmentApi): Handlers<EnrolmentServiceS
   const { authority, replica, requests, events } = api
   const { database } = replica
   const admission = new Admission()
-  const admitted = <P, T>(
+  const admitted = <P extends Proven, T>(
     { peer, method }: CallContext,
     prove: (lateness: Lateness) => P | Promise<P>,
     work: (proven: P) => Promise<T>,
@@ -92,7 +93,8 @@ export function enrolmentHandlers(api: EnrolmentApi): Handlers<EnrolmentServiceS
     join(request, context) {
       const prove = async (lateness: Lateness) => {
         const said = peeked('join', request.statement, JoinStatement)
-        return { said, claim: await known('join', said.token, context, lateness) }
+        const claim = await known('join', said.token, context, lateness)
+        return { said, claim, named: undefined }
       }
       return admitted(context, prove, async ({ said, claim }) => {
         const keys = provenKeys(authority, 'join', request.statement, said.keys)
@@ -118,7 +120,8 @@ export function enrolmentHandlers(api: EnrolmentApi): Handlers<EnrolmentServiceS
     login(request, context) {
       const prove = async (lateness: Lateness) => {
         const said = peeked('login', request.statement, LoginStatement)
-        return { said, claim: await known('login', said.code, context, lateness) }
+        const claim = await known('login', said.code, context, lateness)
+        return { said, claim, named: undefined }
       }
       return admitted(context, prove, async ({ said, claim }) => {
         const identityKey = said.keys?.identity ?? Buffer.alloc(0)
@@ -146,7 +149,8 @@ export function enrolmentHandlers(api: EnrolmentApi): Handlers<EnrolmentServiceS
       const prove = () => {
         const said = peeked('renewal', statement, RenewalStatement)
         const signer = statement?.signerKey ?? Buffer.alloc(0)
-        return { said, signer, owner: ownerOf(api, said.hostId, signer) }
+        const owner = ownerOf(api, said.hostId, signer)
+        return { said, signer, owner, named: writerOf(owner) }
       }
       return admitted(context, prove, async ({ said, signer, owner }) => {
         verifyStatement('renewal', statement, signer)
@@ -247,12 +251,15 @@ function nameOf(owner: Owner, { replica }: EnrolmentApi): string {
   return replica.database[owner.kind](owner.id)?.name ?? String(owner.id)
 }
 
-/** Who signs without a certificate: a host says which one it is, users and services are known by their keys. */
+/** Who signs without a certificate: a host says which one it is, users and services are known by their keys. Throws if it is another's. */
 function ownerOf({ authority, replica }: EnrolmentApi, hostId: number, signer: Buffer): Owner {
   const { database } = replica
   const { members } = database
   checkNotVoid(replica, signer, hostId || 'unknown')
-  if (hostId !== 0) return { kind: 'host', id: hostId, identityKey: signer }
+  if (hostId !== 0) {
+    provenHost(database, { hostId, identityKey: signer })
+    return { kind: 'host', id: hostId, identityKey: signer }
+  }
   const name = authority.serviceOf(signer)
   if (name) return { kind: 'service', name, identityKey: signer }
   const holder = members.holderOf(signer)
@@ -266,16 +273,22 @@ function checkedOwner(
   owner: Owner,
   now: Date,
 ): Pick<Asking, 'userId'> & { readonly writtenBy: string } {
+  const writtenBy = writerOf(owner)
   switch (owner.kind) {
     case 'service':
-      return { writtenBy: `service/${owner.name}` }
+      return { writtenBy }
     case 'user':
       outlook(database, renewalOfUser(owner), now)
-      return { writtenBy: `user/${owner.id}`, userId: owner.id }
+      return { writtenBy, userId: owner.id }
     case 'host':
       outlook(database, renewalOfHost(owner), now)
-      return { writtenBy: `host/${owner.id}` }
+      return { writtenBy }
   }
+}
+
+/** `host/7`, `service/config`. */
+function writerOf(owner: Owner): string {
+  return `${owner.kind}/${owner.kind === 'service' ? owner.name : owner.id}`
 }
 
 function checkNotVoid({ database }: Replica, key: Buffer, host: string | number): void {

@@ -1,4 +1,5 @@
 import type { WeftError } from '@weft/errors'
+import { CLOCK_TOLERANCE_MS } from '@weft/identity/authority'
 import type { Host, User } from '@weft/proto/weftline/config/v1/records.ts'
 import { counter, gauge, histogram, type Logger } from '@weft/telemetry'
 import type { Kind, Write } from './domain/database.ts'
@@ -58,9 +59,6 @@ export interface Shown {
   readonly authorityEnds: () => Date
 }
 
-/** Beyond it a certificate may not count yet, or not any more, by the clock of its holder. */
-const SKEW_MAX_MS = 5 * 60_000
-
 /** What happens here that somebody may want to hear of. */
 export class Events {
   readonly #log: Logger
@@ -116,7 +114,7 @@ export class Events {
   hostJoined({ id, name }: Host, skewMs: number): void {
     enrolments.add(1, { outcome: 'joined' })
     this.#log.info({ host: name, id, skewMs }, 'a host joined')
-    if (Math.abs(skewMs) > SKEW_MAX_MS) {
+    if (Math.abs(skewMs) > CLOCK_TOLERANCE_MS) {
       this.#log.warn({ host: name, id, skewMs }, 'the clock of a new host is wrong')
     }
   }

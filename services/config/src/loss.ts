@@ -1,11 +1,10 @@
-import { randomBytes, randomUUID } from 'node:crypto'
 import type { Bucket } from '@weft/bus'
 import { UnavailableError } from '@weft/errors'
 import type { Credentials } from '@weft/identity'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
 import type { About } from './audit/about.ts'
 import type { Audit } from './audit/audit.ts'
-import { Recording } from './audit/recording.ts'
+import { commitAsConfig } from './commit-as-config.ts'
 import type { Commits } from './commits.ts'
 import type { Database } from './domain/database.ts'
 import { revokeHost } from './domain/requests/hosts.ts'
@@ -113,29 +112,10 @@ async function revokeForgotten(options: LossOptions): Promise<number> {
 const REASON = 'the store is from a backup'
 
 async function write(
-  { audit, commits, credentials }: LossOptions,
+  options: LossOptions,
   about: About,
   plan: (database: Database, caller: Caller) => Plan<unknown>,
 ): Promise<void> {
-  const recording = new Recording(
-    audit,
-    { caller: credentials, peer: '', method: 'accept-loss' },
-    about,
-  )
-  const caller = {
-    idempotencyKey: randomUUID(),
-    writtenBy: 'service/config',
-    nowUnixMs: Date.now(),
-    random: randomBytes,
-  }
-  await recording.during(() =>
-    commits.commit({
-      what: 'going on after a loss',
-      idempotencyKey: caller.idempotencyKey,
-      signal: new AbortController().signal,
-      plan: (database) => plan(database, caller),
-      beforeWrite: () => recording.begin(),
-      onWritten: (written, revisions) => recording.wrote(written, revisions),
-    }),
-  )
+  const what = 'going on after a loss'
+  await commitAsConfig(options, { what, method: 'accept-loss', about, plan })
 }

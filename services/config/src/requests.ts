@@ -157,6 +157,7 @@ export class Requests {
         what: context.method.slice(context.method.lastIndexOf('/') + 1),
         problem:
           'the audit log is nearly full, and what is left is for owners and operators of the domain',
+        remedy: 'have an operator of the domain archive the audit log',
       })
     }
     const units = context.caller ? ACTION_UNITS : ENROLMENT_UNITS

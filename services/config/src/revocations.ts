@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { type Bus, events as busEvents } from '@weft/bus'
 import { asWeftError } from '@weft/errors'
 import { signStatement } from '@weft/identity'
+import { VOID_KEY_LIFE_MS } from '@weft/identity/authority'
 import { Revocations, Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import type { Change } from './domain/database.ts'
 import type { VoidKey } from './domain/members.ts'
@@ -11,8 +12,6 @@ import type { LastKnown } from './last-known.ts'
 import type { Replica } from './replica.ts'
 
 const HOUR_MS = 3_600_000
-/** Told this long: by then every row and certificate of the key has ended. */
-const TOLD_FOR_MS = 8 * 24 * HOUR_MS
 /** 45 bytes each, so a statement has up to 45 KiB; of more the newest, for who hears of them keeps what was told before. */
 export const TOLD_MAX = 1_000
 /** A host's login to the bus ends by itself after a day. */
@@ -33,7 +32,7 @@ export interface BusAdmin {
   refuse(users: readonly string[]): Promise<void>
 }
 
-export interface RevokerOptions {
+interface RevokerOptions {
   readonly bus: Bus
   readonly busAdmin: BusAdmin
   readonly replica: Replica
@@ -49,7 +48,8 @@ export interface RevokerOptions {
 
 /**
  * Tells everybody which keys are void, as soon as this replica knows: whichever replica wrote it, each one tells, so that the
- * death of one delays nothing. A statement names all of them, and the newest counts. Users of the bus are refused there too.
+ * death of one delays nothing. A statement names the newest ones, and who hears it keeps what was told before. Users of the bus
+ * are refused there too.
  */
 export class Revoker implements AsyncDisposable {
   readonly #options: RevokerOptions
@@ -234,7 +234,7 @@ export class Revoker implements AsyncDisposable {
  */
 function inForceAt(voidKeys: readonly VoidKey[], nowMs: number): VoidKey[] {
   return voidKeys
-    .filter(({ revokedAtUnixMs: at }) => at <= nowMs && at > nowMs - TOLD_FOR_MS)
+    .filter(({ revokedAtUnixMs: at }) => at <= nowMs && at > nowMs - VOID_KEY_LIFE_MS)
     .sort(
       (a, b) =>
         Number(a.isReplaced ?? false) - Number(b.isReplaced ?? false) ||

@@ -21,6 +21,7 @@ import {
   isZoneIn,
   networksAfter,
   pageOf,
+  sizeIn,
   tenantsAfter,
   tokensAfter,
   usersAfter,
@@ -59,7 +60,7 @@ import { createZone, deleteZone, updateZone, zoneNamed } from './domain/requests
 import type { Replica } from './replica.ts'
 import type { Requests } from './requests.ts'
 
-export interface ConfigApi {
+interface ConfigApi {
   readonly bus: Bus
   readonly busServers: readonly string[]
   readonly replicaId: string
@@ -283,10 +284,4 @@ function shownToken(token: Token): Token {
 /** Empty where a repeated request found the token of the first one, whose secret is known to nobody here. */
 function textOf(kind: 'join' | 'login', token: Token, secret: Buffer, hash: Buffer): string {
   return token.secretHash.equals(hash) ? tokenText(kind, token.id, secret) : ''
-}
-
-function sizeIn<T>(codec: {
-  encode(message: T): { finish(): Uint8Array }
-}): (message: T) => number {
-  return (message) => codec.encode(message).finish().byteLength
 }

@@ -9,7 +9,6 @@ import {
 } from '@weft/access'
 import { type Bus, buckets, connectBus, keepMirror } from '@weft/bus'
 import { openCredentials } from '@weft/domain'
-import { InvalidConfigError } from '@weft/errors'
 import { type Credentials, signStatement } from '@weft/identity'
 import { AuditRecord, AuditServiceService } from '@weft/proto/weftline/audit/v1/audit.ts'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
@@ -27,11 +26,12 @@ import { Audit } from './audit/audit.ts'
 import { BucketCopy } from './audit/bucket-copy.ts'
 import { AuditEvents } from './audit/events.ts'
 import { FileCopy } from './audit/file-copy.ts'
-import { noteDenial, Recording, tellingDenials } from './audit/recording.ts'
+import { noteDenial, tellingDenials } from './audit/recording.ts'
 import { auditHandlers } from './audit/rpc.ts'
 import type { Authority } from './authority.ts'
 import { AuthorityKeeper, readAuthorityFolder } from './authority-folder.ts'
 import { busAdmin } from './bus-admin.ts'
+import { commitAsConfig } from './commit-as-config.ts'
 import { Commits } from './commits.ts'
 import type { Config } from './config.ts'
 import { Controller } from './controller.ts'
@@ -74,9 +74,6 @@ export async function start(config: Config, context: ServiceContext): Promise<Ru
   if (credentials.tls.notAfter <= new Date()) await credentials.renewNow()
   opened.use(new AuthorityKeeper(config.authorityFolder, authority, new Events(log)))
   const servers = busServersOf(config, authority)
-  if (servers.length === 0) {
-    throw new InvalidConfigError(['NATS_URL is not set, and the domain does not say it'])
-  }
   const bus = opened.use(await connectBus({ servers, credentials, name: replicaId, log, signal }))
   const [system, hostsAdmin] = await Promise.all(
     [folder.system, folder.hostsAdmin].map((login) =>
@@ -221,24 +218,14 @@ async function makeOwner(
   credentials: Credentials,
   events: Events,
 ): Promise<void> {
-  const origin = { caller: credentials, peer: '', method: 'make-owner' }
-  const about = { kind: 'user', name: 'owner', reason: 'the domain is new' } as const
-  const recording = new Recording(audit, origin, about)
-  const caller = {
-    idempotencyKey: randomUUID(),
-    writtenBy: 'service/config',
-    nowUnixMs: Date.now(),
-    random: randomBytes,
-  }
-  const owner = await recording.during(() =>
-    commits.commit({
+  const owner = await commitAsConfig(
+    { commits, audit, credentials },
+    {
       what: 'the first user of the domain',
-      idempotencyKey: caller.idempotencyKey,
-      signal: new AbortController().signal,
-      plan: (database) => seedOwner(database, authority.ownerKey, caller),
-      beforeWrite: () => recording.begin(),
-      onWritten: (write, revisions) => recording.wrote(write, revisions),
-    }),
+      method: 'make-owner',
+      about: { kind: 'user', name: 'owner', reason: 'the domain is new' },
+      plan: (database, caller) => seedOwner(database, authority.ownerKey, caller),
+    },
   )
   if (owner) events.ownerSeeded(owner.id)
 }

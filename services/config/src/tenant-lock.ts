@@ -10,7 +10,7 @@ import type { Handlers } from '@weft/rpc'
 import type { About } from './audit/about.ts'
 import type { Database } from './domain/database.ts'
 import { limits } from './domain/limits.ts'
-import { pageOf, statementsAfter } from './domain/pages.ts'
+import { pageOf, sizeIn, statementsAfter } from './domain/pages.ts'
 import { hostWithKey, mayCarry } from './domain/requests/hosts.ts'
 import { checkCount } from './domain/requests/plan.ts'
 import { deleteStatement, putStatement } from './domain/requests/tenant-lock.ts'
@@ -39,7 +39,7 @@ export function tenantLockHandlers(
     async listStatements({ tenant, page }) {
       const { id } = tenantNamed(database, tenant)
       const items = statementsAfter(database, id, page?.token ?? '')
-      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeOfStatement)
+      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(StoredStatement))
       return { statements: records, nextToken }
     },
     async listProposals({ tenant: name, hosts, page }) {
@@ -47,7 +47,7 @@ export function tenantLockHandlers(
       checkCount('hosts', hosts, limits.pageSize)
       const members = hosts.map((host) => memberNamed(database, host, tenant.id))
       const items = proposalsAfter(database, domain, tenant, members, page?.token ?? '')
-      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeOfProposal)
+      const { records, nextToken } = pageOf(items, page?.size ?? 0, sizeIn(Proposal))
       return { proposals: records, nextToken }
     },
     async deleteStatement({ idempotencyKey, tenant, id }, context) {
@@ -103,12 +103,4 @@ function hostText(id: number, database: Database): string {
 
 function networkText(id: number, database: Database): string {
   return database.network(id)?.name ?? String(id)
-}
-
-function sizeOfStatement(statement: StoredStatement): number {
-  return StoredStatement.encode(statement).finish().byteLength
-}
-
-function sizeOfProposal(proposal: Proposal): number {
-  return Proposal.encode(proposal).finish().byteLength
 }

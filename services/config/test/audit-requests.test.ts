@@ -17,7 +17,7 @@ import {
   RevokeHostRequest,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
 import { connect } from '@weft/rpc'
-import { readAuditFile, verifyAuditCopies } from '@weft/sdk/audit-copies'
+import { readAuditFile, verifyAuditCopies } from '@weft/sdk'
 import { eventually, temporaryFolder } from '@weft/testing'
 import { readChain } from './audit-site.ts'
 import { newHostKeys } from './domain.ts'

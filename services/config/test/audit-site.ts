@@ -6,12 +6,7 @@ import { type Bus, buckets, memoryBus } from '@weft/bus'
 import { generateIdentityKey, publicKeyOf, signStatement } from '@weft/identity'
 import { AuditRecord, type AuditServiceService } from '@weft/proto/weftline/audit/v1/audit.ts'
 import type { CallContext, Handlers } from '@weft/rpc'
-import {
-  type AuditChainReport,
-  type AuditCopy,
-  readAuditFile,
-  verifyAuditCopies,
-} from '@weft/sdk/audit-copies'
+import { type AuditChainReport, type AuditCopy, readAuditFile, verifyAuditCopies } from '@weft/sdk'
 import { createLogger } from '@weft/telemetry'
 import { temporaryFolder } from '@weft/testing'
 import { Audit, type AuditedAction, type AuditOptions } from '../src/audit/audit.ts'

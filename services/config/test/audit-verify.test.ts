@@ -10,7 +10,7 @@ import {
   type AuditFindingKind,
   readAuditFile,
   verifyAuditCopies,
-} from '@weft/sdk/audit-copies'
+} from '@weft/sdk'
 import fc from 'fast-check'
 import { crc32c, FILE_MAGIC, frameOf } from '../src/audit/frame.ts'
 import { AuditChain, auditText, entryFacts } from '../src/domain/audit-chain.ts'

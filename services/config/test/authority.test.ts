@@ -59,7 +59,7 @@ test('an authority that has ended, lies ahead, or is not below the root, is refu
   await writeFolders(newSite(), folder.path)
   const at = (days: number): Date => new Date(Date.now() + days * DAY_MS)
 
-  await refused(folder.path, UnavailableError, /clock/, at(31))
+  await refused(folder.path, CertificateRefusedError, /clock/, at(31))
   await refused(folder.path, ClockWrongError, /clock/, at(-2))
   const otherRoot = join(authorityIn(folder.path), authorityFiles.root)
   await writeFile(otherRoot, pemOf(testDomain().root.certificate), { mode: 0o600 })
@@ -94,7 +94,13 @@ test('an authority that has ended while config ran is followed by the renewed on
   await writeFolders(site, folder.path)
   const { authority } = await readAuthorityFolder(authorityIn(folder.path), new Date())
   const now = new Date(Date.now() + 40 * DAY_MS)
-  assert.throws(() => authority.serviceCredentials('config', now), UnavailableError)
+  assert.throws(
+    () => authority.serviceCredentials('config', now),
+    (error) =>
+      error instanceof UnavailableError &&
+      /its authority has ended/.test(error.message) &&
+      /weft authority renew/.test(error.remedy),
+  )
   const { events } = hearing()
   using keeper = new AuthorityKeeper(authorityIn(folder.path), authority, events, () => now)
 

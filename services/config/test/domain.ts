@@ -17,6 +17,7 @@ import {
   writeIdentity,
   writePrivateFile,
 } from '@weft/domain'
+import { busUsers } from '@weft/domain/authority'
 import {
   generateIdentityKey,
   generateTunnelKey,
@@ -29,7 +30,6 @@ import {
 import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { type TestCredentials, type TestDomain, testDomain } from '@weft/testing'
 import { Authority } from '../src/authority.ts'
-import { busUsers } from '../src/authority-folder.ts'
 import type { Membership } from '../src/service.ts'
 
 /** A domain with its owner and its services, for replicas of config. */
@@ -69,6 +69,7 @@ export function newSite(): Site {
     services: Object.fromEntries(keys) as {
       [name in ServiceName]: { identityKey: Buffer; busKey: string }
     },
+    busAdmins: [],
   })
   const refused: string[][] = []
   const busAdmin = {

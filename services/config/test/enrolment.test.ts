@@ -309,6 +309,27 @@ test('a host renews its certificate with its own, and with a proof of its key wh
   await assert.rejects(enrolment.renewExpired(proof(Date.now(), beta.id)), StatementRefusedError)
 })
 
+test('whoever renews with another key than that of the host is refused before its signature is looked at', async () => {
+  await using bus = memoryBus().connect()
+  await using replica = await startReplica(bus)
+  const alpha = await (await furnish(replica)).host('alpha')
+  await using enrolment = connectToEnrol(replica, { retries: false })
+  const said = { hostId: alpha.id, sentAtUnixMs: BigInt(Date.now()) }
+  const signed = signStatement(
+    'renewal',
+    RenewalStatement.encode(said).finish(),
+    generateIdentityKey(),
+  )
+
+  const renewal = enrolment.renewExpired({ statement: { ...signed, signature: Buffer.alloc(64) } })
+
+  await assert.rejects(renewal, (error) => {
+    assert(error instanceof StatementRefusedError)
+    assert.equal(error.facts.reason, 'other-signer')
+    return true
+  })
+})
+
 test('users and services prove their keys likewise, and nobody else does', async () => {
   await using bus = memoryBus().connect()
   await using replica = await startReplica(bus)

@@ -3,17 +3,23 @@ import { test } from 'node:test'
 import { type Bus, events as busEvents, connectBus, memoryBus } from '@weft/bus'
 import { forAccounts, openBusSeed, pushAccount } from '@weft/bus/operator'
 import { type Credentials, openStatement } from '@weft/identity'
+import { VOID_KEY_LIFE_MS } from '@weft/identity/authority'
 import { Host, RevokedKey } from '@weft/proto/weftline/config/v1/records.ts'
 import { Revocations, Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { createLogger } from '@weft/telemetry'
 import { eventually, startDomainNats } from '@weft/testing'
 import { busAdmin } from '../src/bus-admin.ts'
+import { limits } from '../src/domain/limits.ts'
 import { Events } from '../src/events.ts'
 import { Replica } from '../src/replica.ts'
 import { Revoker, TOLD_MAX } from '../src/revocations.ts'
 import { site } from './site.ts'
 
 const HOUR_MS = 3_600_000
+
+test('the record of a void key is kept for as long as those who hear of the key remember it', () => {
+  assert.equal(limits.voidKeyLifeMs, VOID_KEY_LIFE_MS)
+})
 
 test('keys that hosts replaced push nobody out of what is told who was revoked before', async () => {
   await using bus = memoryBus().connect()

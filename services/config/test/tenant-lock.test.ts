@@ -3,7 +3,13 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { type Bus, buckets, locationKey, memoryBus } from '@weft/bus'
 import { PermissionDeniedError, StatementRefusedError, TenantLockedError } from '@weft/errors'
-import { generateIdentityKey, publicKeyOf, signReport, signTenantStatement } from '@weft/identity'
+import {
+  generateIdentityKey,
+  generateTunnelKey,
+  publicKeyOf,
+  signReport,
+  signTenantStatement,
+} from '@weft/identity'
 import { DeleteTenantRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
 import { type Endpoint, type Host, Role } from '@weft/proto/weftline/config/v1/records.ts'
 import {
@@ -20,6 +26,7 @@ import {
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { type Client, connect } from '@weft/rpc'
 import { eventually, type TestCredentials } from '@weft/testing'
+import { PLAIN_ADDRESSES_MAX, PREFIXES_MAX } from '../src/domain/tenant-proposals.ts'
 import {
   credentialsOf,
   furnish,
@@ -86,6 +93,19 @@ test('what is proposed is what config has, and a member ahead of its first endpo
   assert.deepEqual(about.value.identityKey, credentialsOf(alpha).publicKey)
   assert.equal(about.value.hostId, alpha.id)
   await assert.rejects(propose(lock, [elsewhere.name]), { code: 'host-not-found' })
+})
+
+test('the most that is proposed is the most that a tenant may sign', () => {
+  const most = [membershipAt(PLAIN_ADDRESSES_MAX), delegationOf(PREFIXES_MAX)]
+  const more = [membershipAt(PLAIN_ADDRESSES_MAX + 1), delegationOf(PREFIXES_MAX + 1)]
+  const tenant = { domain: site.domain.name, tenantId: 1, tenant: 'acme' }
+
+  for (const about of most) signTenantStatement({ ...tenant, ...later(), about }, tenantKey)
+
+  for (const about of more) {
+    const statement = { ...tenant, ...later(), about }
+    assert.throws(() => signTenantStatement(statement, tenantKey), /too many/)
+  }
 })
 
 test('config refuses what the tenant’s key did not sign, and says so', async () => {
@@ -222,6 +242,21 @@ async function signAll(lock: LockClient): Promise<Signed[]> {
     signed.push(one)
   }
   return signed
+}
+
+function membershipAt(addresses: number): TenantStatement['about'] {
+  const plainAddresses = Array.from({ length: addresses }, () => Buffer.from([192, 0, 2, 1]))
+  const identityKey = publicKeyOf(tenantKey)
+  const tunnelKey = publicKeyOf(generateTunnelKey())
+  const value = { networkId: 1, hostId: 2, identityKey, tunnelKey, plainAddresses }
+  return { $case: 'membership', value }
+}
+
+function delegationOf(count: number): TenantStatement['about'] {
+  const prefix = { address: Buffer.from([10, 0, 0, 0]), lengthBits: 24 }
+  const prefixes = Array.from({ length: count }, () => prefix)
+  const value = { networkId: 1, delegateKey: publicKeyOf(tenantKey), prefixes }
+  return { $case: 'delegation', value }
 }
 
 function later(): Pick<TenantStatement, 'number' | 'notAfterUnixMs'> {

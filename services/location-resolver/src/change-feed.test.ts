@@ -5,33 +5,50 @@ import { ChangeFeed, WATCHERS_PER_CALLER_MAX } from './change-feed.ts'
 
 const blue = 1
 const red = 2
+const acme = 900
 
 test('a slow watcher takes every endpoint once, however often it was touched', async () => {
   const feed = new ChangeFeed()
   const watcher = feed.watch(0, 'user/7', new AbortController().signal)
 
-  for (const endpointId of [11, 12, 11, 11]) feed.touch(endpointId, blue)
+  for (const endpointId of [11, 12, 11, 11]) feed.touch(endpointId, blue, acme)
 
-  assert.deepEqual(await watcher.take(), new Set([11, 12]))
+  assert.deepEqual(
+    await watcher.take(),
+    new Map([
+      [11, acme],
+      [12, acme],
+    ]),
+  )
 })
 
 test('a watcher of one network hears nothing of another', async () => {
   const feed = new ChangeFeed()
   const watcher = feed.watch(blue, 'user/7', new AbortController().signal)
 
-  feed.touch(21, red)
-  feed.touch(11, blue)
+  feed.touch(21, red, acme)
+  feed.touch(11, blue, acme)
 
-  assert.deepEqual(await watcher.take(), new Set([11]))
+  assert.deepEqual(await watcher.take(), new Map([[11, acme]]))
+})
+
+test('whose an endpoint was is known of the touch before, when it is gone', async () => {
+  const feed = new ChangeFeed()
+  const watcher = feed.watch(0, 'user/7', new AbortController().signal)
+
+  feed.touch(11, blue, acme)
+  feed.touch(11, blue, undefined)
+
+  assert.deepEqual(await watcher.take(), new Map([[11, acme]]))
 })
 
 test('a watcher that waits is woken by a touch', async () => {
   const feed = new ChangeFeed()
   const taken = feed.watch(0, 'user/7', new AbortController().signal).take()
 
-  feed.touch(11, blue)
+  feed.touch(11, blue, acme)
 
-  assert.deepEqual(await taken, new Set([11]))
+  assert.deepEqual(await taken, new Map([[11, acme]]))
 })
 
 test('an aborted watcher takes nothing more and makes room for another', async () => {
@@ -56,7 +73,7 @@ test('a watcher that waits is woken to judge its rights again, with nothing touc
 
   feed.stir()
 
-  assert.deepEqual(await taken, new Set())
+  assert.deepEqual(await taken, new Map())
 })
 
 test('a caller who watches too often is refused, alone, until a watch ends', () => {

@@ -10,8 +10,9 @@ export class ChangeFeed {
   readonly #watchers = new Set<Watcher>()
   readonly #countByCaller = new Map<string, number>()
 
-  touch(endpointId: number, networkId: number): void {
-    for (const watcher of this.#watchers) watcher.touch(endpointId, networkId)
+  /** `tenantId`: whose the endpoint is; undefined where nobody knows any more. */
+  touch(endpointId: number, networkId: number, tenantId: number | undefined): void {
+    for (const watcher of this.#watchers) watcher.touch(endpointId, networkId, tenantId)
   }
 
   /** Has all watchers judge again what they may hear of. */
@@ -49,7 +50,8 @@ export class ChangeFeed {
 export class Watcher {
   readonly #networkId: number
   readonly #signal: AbortSignal
-  #touched = new Set<number>()
+  /** With the tenant of each, since of an endpoint that is gone it cannot be looked up any more. */
+  #touched = new Map<number, number | undefined>()
   #isStirred = false
   #wake: () => void = () => {}
 
@@ -59,9 +61,9 @@ export class Watcher {
     signal.addEventListener('abort', () => this.#wake(), { once: true })
   }
 
-  touch(endpointId: number, networkId: number): void {
+  touch(endpointId: number, networkId: number, tenantId: number | undefined): void {
     if (this.#networkId !== 0 && this.#networkId !== networkId) return
-    this.#touched.add(endpointId)
+    this.#touched.set(endpointId, tenantId ?? this.#touched.get(endpointId))
     this.#wake()
   }
 
@@ -70,8 +72,11 @@ export class Watcher {
     this.#wake()
   }
 
-  /** Waits until endpoints were touched, and takes them all, or it was stirred; undefined once the signal is aborted. */
-  async take(): Promise<ReadonlySet<number> | undefined> {
+  /**
+   * Waits until endpoints were touched, and takes them all with their tenants, or it was stirred; undefined once the signal is
+   * aborted.
+   */
+  async take(): Promise<ReadonlyMap<number, number | undefined> | undefined> {
     if (this.#touched.size === 0 && !this.#isStirred && !this.#signal.aborted) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
@@ -79,7 +84,7 @@ export class Watcher {
     }
     if (this.#signal.aborted) return undefined
     const touched = this.#touched
-    this.#touched = new Set()
+    this.#touched = new Map()
     this.#isStirred = false
     return touched
   }

@@ -1,5 +1,10 @@
 import { type Bucket, type Bus, locationKey, events as subjects } from '@weft/bus'
-import { asWeftError, RevisionConflictError, UnknownOutcomeError } from '@weft/errors'
+import {
+  asWeftError,
+  RevisionConflictError,
+  type UnavailableError,
+  UnknownOutcomeError,
+} from '@weft/errors'
 import { Location as LocationMessage } from '@weft/proto/weftline/location/v1/location.ts'
 import type { Location } from './domain/location-table.ts'
 import { canJudge, decideReport, type Report } from './domain/report.ts'
@@ -9,6 +14,9 @@ import type { Replica } from './replica.ts'
 
 /** A report loses its turn at most once to each other report of the same endpoint, and a host has few of them under way. */
 const WRITE_ATTEMPTS_MAX = 4
+
+/** A report that refers to a revision, or an endpoint, this far ahead is not kept waiting: no replica is so far behind. */
+const REVISIONS_AHEAD_MAX = 10_000n
 
 /**
  * The only way to write locations. A record is written only over the one that it was decided by, so an epoch is given
@@ -35,11 +43,16 @@ export class LocationWriter {
    */
   async take(report: Report): Promise<Location | undefined> {
     const { config, locations } = this.#replica
+    const behind = (revision: bigint): UnavailableError =>
+      this.#replica.behind(
+        `it knows the VN database to revision ${config.revision}, the report refers to ${revision}`,
+      )
+    for (const revision of [report.configRevision, BigInt(report.endpointId)]) {
+      if (revision > config.revision + REVISIONS_AHEAD_MAX) throw behind(revision)
+    }
     const canBeJudged = await this.#replica.until(() => canJudge(report, config))
     if (!canBeJudged && config.revision < report.configRevision) {
-      throw this.#replica.behind(
-        `it knows the VN database to revision ${config.revision}, the report refers to ${report.configRevision}`,
-      )
+      throw behind(report.configRevision)
     }
     const before = locations.get(report.endpointId)
     const after = await this.#write(report, before)

@@ -28,14 +28,19 @@ export class Replica {
     this.#catchUpMs = catchUpMs
   }
 
+  /** Tells those who may hear of it that an endpoint may be somewhere else, or gone: while its network is known still. */
+  touch(endpointId: number, networkId: number): void {
+    this.changes.touch(endpointId, networkId, this.world.tenantOfNetwork(networkId))
+  }
+
   putLocation(record: Location): void {
-    if (this.locations.put(record)) this.changes.touch(record.endpointId, record.networkId)
+    if (this.locations.put(record)) this.touch(record.endpointId, record.networkId)
   }
 
   deleteLocation(endpointId: number, revision: bigint): void {
     const record = this.locations.get(endpointId)
     if (record === undefined || !this.locations.delete(endpointId, revision)) return
-    this.changes.touch(endpointId, record.networkId)
+    this.touch(endpointId, record.networkId)
   }
 
   configCaughtUp(revision: bigint): void {

@@ -55,11 +55,11 @@ export function locationHandlers(
     }
   }
 
-  /** Of what is gone nobody knows any more whose it was: its number says nothing to who never had it. */
-  const mayHear = (endpointId: number, scope: Scope): boolean => {
+  /** `tenantId`: whose the endpoint was when it was touched; it may be gone since. */
+  const mayHear = (endpointId: number, tenantId: number | undefined, scope: Scope): boolean => {
     if (scope === 'all') return true
-    const tenantId = world.tenantOfEndpoint(endpointId)
-    return tenantId === undefined || scope.has(tenantId)
+    const owner = tenantId ?? world.tenantOfEndpoint(endpointId)
+    return owner !== undefined && scope.has(owner)
   }
 
   return {
@@ -134,10 +134,10 @@ export function locationHandlers(
   }
 
   function* deltas(
-    touched: Iterable<number>,
+    touched: ReadonlyMap<number, number | undefined>,
     scope: Scope,
   ): Generator<WatchResponse, void, undefined> {
-    const ids = [...touched].filter((id) => mayHear(id, scope))
+    const ids = [...touched].flatMap(([id, tenantId]) => (mayHear(id, tenantId, scope) ? [id] : []))
     if (ids.length === 0) return
     for (let start = 0; start < ids.length; start += CHUNK_LOCATIONS_MAX) {
       const some = ids.slice(start, start + CHUNK_LOCATIONS_MAX)

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { authoriser, locationAccess } from '@weft/access'
 import { type Bus, buckets, connectBus } from '@weft/bus'
 import { type KeyRefuser, openCredentials } from '@weft/domain'
+import { hearRevocations } from '@weft/domain/revocations'
 import type { Credentials } from '@weft/identity'
 import { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
 import { Location, LocationServiceService } from '@weft/proto/weftline/location/v1/location.ts'
@@ -12,13 +13,7 @@ import { Events } from './events.ts'
 import { LocationWriter } from './location-writer.ts'
 import { Replica } from './replica.ts'
 import { locationHandlers } from './rpc.ts'
-import {
-  followLocations,
-  followRecords,
-  hearRenewals,
-  hearRevocations,
-  takeReports,
-} from './subscriptions.ts'
+import { followLocations, followRecords, hearRenewals, takeReports } from './subscriptions.ts'
 
 export async function start(config: Config, context: ServiceContext): Promise<RunningService> {
   await using opened = new AsyncDisposableStack()

@@ -1,4 +1,3 @@
-import { worldKinds } from '@weft/access'
 import {
   type Bucket,
   type Bus,
@@ -10,7 +9,7 @@ import {
   recordKey,
   events as subjects,
 } from '@weft/bus'
-import { type KeyRefuser, type OwnCredentials, refuseVoidKey } from '@weft/domain'
+import { type KeyRefuser, refuseVoidKey } from '@weft/domain'
 import {
   asWeftError,
   HostNotFoundError,
@@ -22,7 +21,6 @@ import {
 } from '@weft/errors'
 import { verifyRenewal, verifyReport } from '@weft/identity/host-signature'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
-import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import {
   LeaseRenewal,
   type Location,
@@ -47,8 +45,8 @@ const REPORT_QUEUE = 'location-resolver'
 /** Reports at work at once; their writes travel together. More wait in the subscription. */
 const REPORTS_MAX = 256
 
-/** Of one host, so that it cannot hold up the others: a forwarder has 32 on their way, and may say each again meanwhile. */
-const HOST_REPORTS_MAX = 64
+/** Of one host, so that a few that report of revisions which never come hold up nobody. No forwarder has more on their way. */
+const HOST_REPORTS_MAX = 8
 
 /** Fills the replica's locations from their bucket and keeps them in step. */
 export function followLocations(
@@ -90,16 +88,15 @@ export function followRecords(
     if (kind === 'user') replica.changes.stir()
   }
   const damaged = (key: string): void => {
-    const [kindToken, id] = keyTokens(key)
-    const worldKind = worldKinds.find((kind) => kind === kindToken)
-    if (worldKind) world.distrust(worldKind, Number(id))
-    rightsChanged(kindToken)
+    const [kind = '', id] = keyTokens(key)
+    world.distrust(kind, Number(id))
+    rightsChanged(kind)
     const item = itemOfKey(key)
     if (item === undefined) return
     config.distrust(item.kind, item.id)
     if (item.kind !== 'host') return
     for (const { id: endpointId, hostId, networkId } of config.endpoints.values()) {
-      if (hostId === item.id) replica.changes.touch(endpointId, networkId)
+      if (hostId === item.id) replica.touch(endpointId, networkId)
     }
   }
   return follow(bucket, {
@@ -112,28 +109,28 @@ export function followRecords(
       if (item === undefined) return
       const wasRevoked = item.kind === 'host' && config.hosts.get(item.value.id)?.isRevoked
       config.put(item)
-      if (item.kind === 'endpoint') replica.changes.touch(item.value.id, item.value.networkId)
+      if (item.kind === 'endpoint') replica.touch(item.value.id, item.value.networkId)
       if (item.kind !== 'host' || !item.value.isRevoked || wasRevoked) return
       for (const { id, hostId, networkId } of config.endpoints.values()) {
-        if (hostId === item.value.id) replica.changes.touch(id, networkId)
+        if (hostId === item.value.id) replica.touch(id, networkId)
       }
     },
     delete(key) {
-      const [kindToken, id] = keyTokens(key)
-      const worldKind = worldKinds.find((kind) => kind === kindToken)
-      if (worldKind) world.delete(worldKind, Number(id))
-      rightsChanged(kindToken)
+      const [kind = '', id] = keyTokens(key)
+      world.delete(kind, Number(id))
+      rightsChanged(kind)
       const item = itemOfKey(key)
       if (item === undefined) return
       const endpoint = item.kind === 'endpoint' ? config.endpoints.get(item.id) : undefined
       config.delete(item.kind, item.id)
       if (item.kind === 'host') replica.leases.forget(item.id)
       if (endpoint === undefined) return
-      replica.changes.touch(endpoint.id, endpoint.networkId)
+      replica.touch(endpoint.id, endpoint.networkId)
       void writer.removeIfDeleted(endpoint.id)
     },
     damaged,
     *keys() {
+      // Endpoints before their networks, by which it is known who may hear that they are gone.
       for (const kind of itemKinds) {
         for (const id of config[`${kind}s`].keys()) yield recordKey(kind, id)
       }
@@ -197,21 +194,6 @@ export function hearRenewals(bus: Bus, replica: Replica, events: Events): AsyncD
     }
   }
   return bus.subscribe(subjects.hostRenewed.pattern(), LeaseRenewal, handle)
-}
-
-/** Hears whose keys are void, and refuses their holders from then on. */
-export function hearRevocations(
-  bus: Bus,
-  credentials: Pick<OwnCredentials, 'noteRevocations'>,
-  events: Events,
-): AsyncDisposable {
-  return bus.subscribe(subjects.keyRevoked.pattern(), Signed, async (statement) => {
-    try {
-      await credentials.noteRevocations(statement)
-    } catch (error) {
-      events.revocationsRefused(asWeftError(error))
-    }
-  })
 }
 
 /** How many reports of each host are at work. */

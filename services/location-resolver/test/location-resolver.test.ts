@@ -429,7 +429,7 @@ test('a host that floods with reports does not hold up those of others', async (
   const outcomes: string[] = []
   // Of revisions that never come, so that each waits as long as it may.
   const flood = Array.from({ length: 300 }, async () => {
-    const reply = await report(bus, web, { configRevision: 1_000_000n })
+    const reply = await report(bus, web, { configRevision: 1_000n })
     assert(reply.outcome?.$case === 'error')
     outcomes.push(reply.outcome.value.code)
   })
@@ -440,7 +440,24 @@ test('a host that floods with reports does not hold up those of others', async (
   // None of those that wait has an answer yet: only what was too much.
   assert.deepEqual(new Set(outcomes), new Set(['overloaded']))
   await Promise.all(flood)
-  assert.equal(outcomes.filter((code) => code === 'overloaded').length, 300 - 64)
+  assert.equal(outcomes.filter((code) => code === 'overloaded').length, 300 - 8)
+})
+
+test('a report that refers to a revision or an endpoint far ahead does not wait for it', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  await using _replica = await startReplica(bus, { catchUpMs: 60_000 })
+  const web = await config.endpoint(blue, alpha)
+
+  // Those that waited would have no answer before the test gives up.
+  const replies = [
+    await report(bus, web, { configRevision: 1_000_000n }),
+    await report(bus, { ...web, id: 1_000_000 }),
+  ]
+
+  assert.deepEqual(replies.map(errorCodeOf), ['unavailable', 'unavailable'])
+  assert.equal(locationOf(await report(bus, web)).hostId, alpha)
 })
 
 test('a revoked host says nothing any more, and nothing is located at it', async () => {
@@ -558,6 +575,39 @@ test('a watch ends when other tenants are visible to the caller than before, and
   await detach(bus, web, 2n)
   await takeUntil(untouched, ({ goneEndpointIds }) => goneEndpointIds.includes(web.id))
   await untouched.return?.()
+})
+
+test('that an endpoint is gone is told to those who may see its tenant, and to nobody else', async () => {
+  await using bus = memoryBus().connect()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, blue } = await config.site()
+  const red = await config.network('red', 4712, TENANT_ID + 1)
+  await config.user(7, { tenantId: TENANT_ID, role: Role.ROLE_SUBSCRIBER })
+  await config.user(8, { tenantId: TENANT_ID + 1, role: Role.ROLE_SUBSCRIBER })
+  await using replica = await startReplica(bus)
+  const web = await config.endpoint(blue, alpha, 'web')
+  const secret = await config.endpoint(red, alpha, 'secret')
+  for (const endpoint of [web, secret]) await report(bus, endpoint)
+  await using acme = connectAs({ kind: 'user', id: 7 }, replica.address)
+  await using other = connectAs({ kind: 'user', id: 8 }, replica.address)
+  const [ofAcme, ofOther] = [acme, other].map((client) =>
+    client.watch(WatchRequest.create())[Symbol.asyncIterator](),
+  )
+  assert(ofAcme && ofOther)
+  for (const watch of [ofAcme, ofOther]) await takeSnapshot(watch)
+
+  await config.deleteEndpoint(secret.id)
+  await eventually(async () => (await storedLocation(bus, secret.id)) === undefined)
+  await config.deleteEndpoint(web.id)
+
+  const toldAcme: number[] = []
+  await takeUntil(ofAcme, ({ goneEndpointIds }) => {
+    toldAcme.push(...goneEndpointIds)
+    return goneEndpointIds.includes(web.id)
+  })
+  assert.deepEqual(toldAcme, [web.id])
+  await takeUntil(ofOther, ({ goneEndpointIds }) => goneEndpointIds.includes(secret.id))
+  for (const watch of [ofAcme, ofOther]) await watch.return?.()
 })
 
 test('what is stored of an endpoint has the report as its host signed it', async () => {

@@ -2,7 +2,7 @@ import type { EnvReader } from '@weft/env'
 
 export interface Config {
   readonly listen: readonly string[]
-  /** Who this service is. */
+  /** Identity folder of this service. */
   readonly identityFolder: string
   /** Undefined for where the domain says. */
   readonly natsUrls: readonly string[] | undefined
@@ -19,8 +19,7 @@ export function readConfig(reader: EnvReader): Config {
       default: ['127.0.0.1:7003'],
     }),
     identityFolder: reader.path('WEFT_IDENTITY_DIR', {
-      help: 'folder with the identity of this service, see weft init',
-      default: '/var/lib/weft/identity',
+      help: 'identity folder of this service, made by weft init (DIR/services/routing-policy)',
     }),
     natsUrls: reader.urls('NATS_URL', {
       help: 'servers of the message bus; where the domain says if not set',

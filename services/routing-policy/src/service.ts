@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { authoriser, RecordsWorld, routingAccess } from '@weft/access'
 import { type Bus, connectBus } from '@weft/bus'
 import { type KeyRefuser, openCredentials } from '@weft/domain'
+import { hearRevocations } from '@weft/domain/revocations'
 import type { Credentials } from '@weft/identity'
 import { RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.ts'
 import { implement, serve } from '@weft/rpc'
@@ -10,7 +11,7 @@ import type { Config } from './config.ts'
 import { RuleTable } from './domain/rule-table.ts'
 import { Events } from './events.ts'
 import { routingHandlers } from './rpc.ts'
-import { followRules, followWorld, hearRevocations, type Rules } from './subscriptions.ts'
+import { followRules, followWorld, type Rules } from './subscriptions.ts'
 
 export async function start(config: Config, context: ServiceContext): Promise<RunningService> {
   await using opened = new AsyncDisposableStack()

@@ -1,4 +1,4 @@
-import { type RecordsWorld, worldKinds } from '@weft/access'
+import type { RecordsWorld } from '@weft/access'
 import {
   type BucketCopy,
   type Bus,
@@ -8,10 +8,9 @@ import {
   recordKey,
   events as subjects,
 } from '@weft/bus'
-import { type KeyRefuser, type OwnCredentials, refuseVoidKey } from '@weft/domain'
+import { type KeyRefuser, refuseVoidKey } from '@weft/domain'
 import { asWeftError } from '@weft/errors'
 import { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
-import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { Rule, RulesChanged } from '@weft/proto/weftline/routing/v1/routing.ts'
 import type { RuleTable } from './domain/rule-table.ts'
 import type { Events } from './events.ts'
@@ -81,9 +80,8 @@ export async function followWorld(
   events: Events,
 ): Promise<AsyncDisposable> {
   const damaged = (key: string): void => {
-    const [kindToken, id] = keyTokens(key)
-    const kind = worldKinds.find((candidate) => candidate === kindToken)
-    if (kind) world.distrust(kind, Number(id))
+    const [kind = '', id] = keyTokens(key)
+    world.distrust(kind, Number(id))
   }
   return follow(await bus.openBucket(buckets.config, StoredRecord, { access: 'remote' }), {
     put({ key, value }) {
@@ -92,9 +90,8 @@ export async function followWorld(
       refuseVoidKey(value, refuser)
     },
     delete(key) {
-      const [kindToken, id] = keyTokens(key)
-      const kind = worldKinds.find((candidate) => candidate === kindToken)
-      if (kind) world.delete(kind, Number(id))
+      const [kind = '', id] = keyTokens(key)
+      world.delete(kind, Number(id))
     },
     damaged,
     *keys() {
@@ -102,20 +99,5 @@ export async function followWorld(
     },
     reset: (reason) => events.recordsLost(reason),
     caughtUp: () => undefined,
-  })
-}
-
-/** Hears whose keys are void, and refuses their holders from then on. */
-export function hearRevocations(
-  bus: Bus,
-  credentials: Pick<OwnCredentials, 'noteRevocations'>,
-  events: Events,
-): AsyncDisposable {
-  return bus.subscribe(subjects.keyRevoked.pattern(), Signed, async (statement) => {
-    try {
-      await credentials.noteRevocations(statement)
-    } catch (error) {
-      events.revocationsRefused(asWeftError(error))
-    }
   })
 }

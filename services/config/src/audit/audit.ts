@@ -14,7 +14,7 @@ export const INTENTS_MAX = 1_000
  * Intents that were accepted and whose outcome is not written yet, waiting ones among them. It bounds the outcomes that
  * wait while a copy cannot be written: 4,096 of at most 1.4 KiB, 5.6 MiB.
  */
-export const UNFINISHED_MAX = 4_096
+const UNFINISHED_MAX = 4_096
 /** Entries that are written together: 512 of at most 1.4 KiB, 0.7 MiB. */
 const BATCH_MAX = 512
 /** How long a write is tried before the actions that wait for it are refused. */
@@ -33,6 +33,8 @@ const HEAD_AFTER_MS = 5_000
 const FILL_INTERVAL_MS = 10_000
 /** From here on somebody has to make room, and what is left is for those who run the domain. */
 const FILL_ALARM_RATIO = 0.8
+/** From here on denials of callers who are nobody are only counted: whoever is outside has no part in the rest. */
+const FILL_FOR_NOBODY_RATIO = 0.5
 /** What is only counted is written this often, by action. */
 const COUNTS_INTERVAL_MS = 600_000
 const COUNTED_ACTIONS_MAX = 64
@@ -96,7 +98,7 @@ export class Audit implements AsyncDisposable {
   readonly #options: AuditOptions
   readonly #nowUnixMs: () => number
   readonly #chain: AuditChain
-  readonly #denials: Denials = new Denials(performance.now())
+  readonly #denials: Denials = new Denials()
   readonly #counts = new Map<string, number>()
   #countedSinceMs = performance.now()
   readonly #timer: NodeJS.Timeout
@@ -365,7 +367,10 @@ export class Audit implements AsyncDisposable {
   /** While the log cannot be written, or is nearly full, they are only counted on: anybody can be denied. */
   #takeDenials(): void {
     if (this.#problem !== undefined || this.#isStopping || this.isNearlyFull) return
-    for (const denial of this.#denials.take(performance.now())) this.#enqueueDenial(denial)
+    const roomForNobody = (this.#fillRatio ?? 0) < FILL_FOR_NOBODY_RATIO
+    for (const denial of this.#denials.take(performance.now(), { roomForNobody })) {
+      this.#enqueueDenial(denial)
+    }
   }
 
   #enqueueDenial(denial: CountedDenial): void {

@@ -1,3 +1,5 @@
+import { type Allowance, Credits } from './credits.ts'
+
 /** Somebody was refused. */
 export interface Denial {
   /** As URI; empty for somebody unknown. */
@@ -19,15 +21,21 @@ export interface CountedDenial extends Denial {
 }
 
 /** Denials of one who, action and reason are written at once, and then counted for this long. */
-export const DENIAL_WINDOW_MS = 10_000
+const DENIAL_WINDOW_MS = 10_000
 /** Kinds of denials that are told apart; further ones are counted together. 1,001 rows of at most 1.2 KiB: 1.2 MiB. */
-export const DENIALS_MAX = 1_000
+const DENIALS_MAX = 1_000
+/** Kinds that are not told apart are one entry in this time. */
+const OTHERS_WINDOW_MS = 60_000
+const DAY_MS = 24 * 3_600_000
 /**
- * Entries that denials may make: this many at once, and one a second in the long run, since whoever wants the log to be
- * full only has to be denied. At 500 bytes an entry, a replica writes at most 41 MiB of them a day.
+ * Entries that denials may make, since whoever wants the log to be full only has to be denied. All together: this many at once,
+ * and one a second. At 500 bytes an entry, a replica writes at most 41 MiB of them a day …
  */
-const ENTRIES_BURST = 100
-const ENTRIES_PER_MS = 1 / 1000
+const OF_ALL: Allowance = { unitsMax: 100, unitsPerMs: 1 / 1000 }
+/** … of one member in the long run 500, so 250 KiB a day … */
+const OF_A_MEMBER: Allowance = { unitsMax: 500, unitsPerMs: 500 / DAY_MS }
+/** … and of all together who are nobody, which anybody can be, one a minute: 700 KiB a day. */
+const OF_NOBODY: Allowance = { unitsMax: 10, unitsPerMs: 1 / 60_000 }
 
 interface Row {
   denial: Denial
@@ -48,12 +56,9 @@ const OTHERS: Denial = {
 export class Denials {
   readonly #rows = new Map<string, Row>()
   readonly #others: Row = { denial: OTHERS, count: 0, writtenAtMs: Number.NEGATIVE_INFINITY }
-  #budget = ENTRIES_BURST
-  #filledAtMs: number
-
-  constructor(nowMs: number) {
-    this.#filledAtMs = nowMs
-  }
+  readonly #ofAll = new Credits(OF_ALL)
+  readonly #ofMembers = new Credits(OF_A_MEMBER)
+  readonly #ofNobody = new Credits(OF_NOBODY)
 
   /** True if it is the first of its kind, so that there may be something to write down at once. */
   add(denial: Denial): boolean {
@@ -72,23 +77,25 @@ export class Denials {
     return true
   }
 
-  /** What is to be written down now. */
-  take(nowMs: number): CountedDenial[] {
-    this.#budget += Math.max(0, nowMs - this.#filledAtMs) * ENTRIES_PER_MS
-    this.#budget = Math.min(ENTRIES_BURST, this.#budget)
-    this.#filledAtMs = nowMs
+  /** What is to be written down now; of callers who are nobody only if there is `roomForNobody`. */
+  take(nowMs: number, { roomForNobody }: { readonly roomForNobody: boolean }): CountedDenial[] {
     const taken: CountedDenial[] = []
     for (const [key, row] of this.#rows) {
       if (nowMs - row.writtenAtMs < DENIAL_WINDOW_MS) continue
-      if (row.count > 0 && this.#budget < 1) continue
+      const { who } = row.denial
+      if (row.count > 0 && who === '' && !roomForNobody) continue
+      if (row.count > 0 && !this.#mayTell(who, nowMs)) continue
       this.#rows.delete(key)
       if (row.count === 0) continue
       // Behind the others, so that each has its turn when there is more to tell than may be told.
       this.#rows.set(key, row)
+      this.#sharesOf(who).take(who, 1, nowMs)
       taken.push(this.#take(row, nowMs))
     }
     const { count, writtenAtMs } = this.#others
-    if (count > 0 && nowMs - writtenAtMs >= DENIAL_WINDOW_MS && this.#budget >= 1) {
+    const isTurn = count > 0 && nowMs - writtenAtMs >= OTHERS_WINDOW_MS
+    // Nobody knows how many of them are of nobody.
+    if (isTurn && roomForNobody && this.#ofAll.waitMs('', 1, nowMs) === 0) {
       taken.push(this.#take(this.#others, nowMs))
     }
     return taken
@@ -102,9 +109,17 @@ export class Denials {
     return rows.map(({ denial, count }) => ({ ...denial, count }))
   }
 
+  #mayTell(who: string, nowMs: number): boolean {
+    return this.#ofAll.waitMs('', 1, nowMs) === 0 && this.#sharesOf(who).waitMs(who, 1, nowMs) === 0
+  }
+
+  #sharesOf(who: string): Credits {
+    return who === '' ? this.#ofNobody : this.#ofMembers
+  }
+
   #take(row: Row, nowMs: number): CountedDenial {
     const { denial, count } = row
-    this.#budget--
+    this.#ofAll.take('', 1, nowMs)
     row.count = 0
     row.writtenAtMs = nowMs
     return { ...denial, count }

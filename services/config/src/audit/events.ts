@@ -85,7 +85,7 @@ export class AuditEvents {
   bucketFillsUp(sizeBytes: number, sizeMaxBytes: number): void {
     this.#log.error(
       { sizeBytes, sizeMaxBytes },
-      'the bucket of the audit log is nearly full, and then privileged actions are refused: give its stream KV_audit more room',
+      'the bucket of the audit log is nearly full, and then privileged actions are refused: archive it (services/config/README.md, Audit)',
     )
   }
 

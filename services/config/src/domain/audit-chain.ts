@@ -32,14 +32,14 @@ export interface EntryFacts {
 }
 
 /** An entry in its place. */
-export interface LinkedEntry {
+interface LinkedEntry {
   readonly number: bigint
   /** As encoded: this is what is hashed and kept. */
   readonly bytes: Uint8Array
 }
 
 /** SHA-256. */
-export type Hash = (bytes: Uint8Array) => Uint8Array
+type Hash = (bytes: Uint8Array) => Uint8Array
 
 /** What a chain begins with in place of a hash. */
 const NO_HASH: Uint8Array = new Uint8Array(32)
@@ -134,7 +134,7 @@ export function entryFacts(known: Partial<EntryFacts> & Pick<EntryFacts, 'atUnix
 }
 
 /** The texts of an entry, as `auditText` leaves them. */
-export type AuditTexts = { readonly [Field in keyof typeof auditLimits]: string }
+type AuditTexts = { readonly [Field in keyof typeof auditLimits]: string }
 
 export function auditTexts(texts: Partial<AuditTexts>): AuditTexts {
   const text = (field: keyof AuditTexts): string =>

@@ -23,6 +23,8 @@ export const limits = {
   grantsPerUser: 256,
   /** Keys of hosts and users that are gone or have others now: 200 bytes each, kept for 8 days and until the place is needed. */
   revokedKeys: 65_536,
+  /** 8 days, longer than any certificate, bus login or row lives that was made for a key: nobody would notice the key any more. */
+  voidKeyLifeMs: 691_200_000,
   /** When there are this many, hosts change no keys any more: the other half is for those who have to go. */
   revokedKeysForChanges: 32_768,
   /** Keys that a host may have given up within 8 days. */

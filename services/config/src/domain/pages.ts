@@ -71,6 +71,13 @@ export function pageOf<T>(
   return { records, nextToken: '' }
 }
 
+/** For `pageOf`: bytes of a message on the wire. */
+export function sizeIn<T>(codec: {
+  encode(message: T): { finish(): Uint8Array }
+}): (message: T) => number {
+  return (message) => codec.encode(message).finish().byteLength
+}
+
 /** The tenants after the one that the token names; all for an empty token. */
 export function tenantsAfter(
   database: Database,

@@ -1,5 +1,8 @@
 import type { StoredStatement } from '@weft/proto/weftline/config/v1/records.ts'
-import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
+import {
+  type NetworkCharter,
+  TenantStatement,
+} from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 
 const noIds: ReadonlySet<number> = new Set()
 
@@ -15,6 +18,9 @@ export class TenantLocks {
   readonly #byTenant = new Map<number, Set<number>>()
   readonly #byNetwork = new Map<number, Set<number>>()
   readonly #keys = new Map<number, Set<number>>()
+  /** Charters by the VNI, and by the tenant with the name, of which they say whose they are. */
+  readonly #byVni = new Map<number, Set<number>>()
+  readonly #byName = new Map<string, Set<number>>()
 
   get count(): number {
     return this.#statements.size
@@ -78,6 +84,23 @@ export class TenantLocks {
     )
   }
 
+  /**
+   * Networks that a locked tenant says have this VNI, or, of the tenant, this name, whether they are there still or not: hosts
+   * believe of no other network that it is this one.
+   */
+  *chartersOf(vni: number, tenantId = 0, name = ''): Generator<Charter, void, undefined> {
+    const ids = [
+      ...(this.#byVni.get(vni) ?? noIds),
+      ...(this.#byName.get(nameKey(tenantId, name)) ?? noIds),
+    ]
+    for (const id of ids) {
+      const content = this.#contents.get(id)
+      if (content?.about?.$case !== 'network') continue
+      const { tenant, tenantId: owner } = content
+      if (this.chain(owner)?.isLocked) yield { ...content.about.value, tenant }
+    }
+  }
+
   apply(id: number, record: StoredStatement | undefined): StoredStatement | undefined {
     const before = this.#statements.get(id)
     const old = this.#contents.get(id)
@@ -85,6 +108,10 @@ export class TenantLocks {
       const subject = subjectOf(old)
       if (this.#bySubject.get(subject) === id) this.#bySubject.delete(subject)
       remove(isKey(old) ? this.#keys : this.#byNetwork, placeOf(old), id)
+      if (old.about?.$case === 'network') {
+        remove(this.#byVni, old.about.value.vni, id)
+        remove(this.#byName, nameKey(old.tenantId, old.about.value.network), id)
+      }
     }
     if (before) remove(this.#byTenant, before.tenantId, id)
     this.#statements.delete(id)
@@ -97,6 +124,10 @@ export class TenantLocks {
       this.#contents.set(id, content)
       this.#bySubject.set(subjectOf(content), id)
       add(isKey(content) ? this.#keys : this.#byNetwork, placeOf(content), id)
+      if (content.about?.$case === 'network') {
+        add(this.#byVni, content.about.value.vni, id)
+        add(this.#byName, nameKey(content.tenantId, content.about.value.network), id)
+      }
     }
     return before
   }
@@ -106,6 +137,11 @@ export class TenantLocks {
     const content = this.#contents.get(id)
     return content && isKey(content) ? Number(content.number) : Number.MAX_SAFE_INTEGER
   }
+}
+
+/** A network as the key of its tenant has it. */
+interface Charter extends NetworkCharter {
+  readonly tenant: string
 }
 
 /** Where a tenant's chain of keys has come to. */
@@ -157,13 +193,17 @@ export function contentOf({ tenantId, statement }: StoredStatement): TenantState
   }
 }
 
-function add(ids: Map<number, Set<number>>, key: number, id: number): void {
+function nameKey(tenantId: number, network: string): string {
+  return `${tenantId}/${network}`
+}
+
+function add<K>(ids: Map<K, Set<number>>, key: K, id: number): void {
   const present = ids.get(key)
   if (present) present.add(id)
   else ids.set(key, new Set([id]))
 }
 
-function remove(ids: Map<number, Set<number>>, key: number, id: number): void {
+function remove<K>(ids: Map<K, Set<number>>, key: K, id: number): void {
   const present = ids.get(key)
   present?.delete(id)
   if (present?.size === 0) ids.delete(key)

@@ -1,4 +1,4 @@
-import { contains, prefixFromBytes } from '@weft/net'
+import { containsPrefix, prefixFromBytes } from '@weft/net'
 import type { Prefix } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   Encryption,
@@ -12,9 +12,10 @@ import type { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lo
 import type { Database } from './database.ts'
 import type { Item } from './pages.ts'
 
-/** Prefixes of a delegation; more of an endpoint's own prefixes are left to the holder of the key. */
-const PREFIXES_MAX = 64
-const PLAIN_ADDRESSES_MAX = 16
+/** Prefixes of a delegation, no more than one may have; more of an endpoint's own are left to the holder of the key. */
+export const PREFIXES_MAX = 64
+/** As many as a membership may have. */
+export const PLAIN_ADDRESSES_MAX = 16
 /** Digits of an id, so that paths sort as numbers do. */
 const ID_DIGITS = 10
 
@@ -116,12 +117,7 @@ function prefixesAt(database: Database, host: Host, network: Network): Prefix[] 
 function isWithin(inner: Prefix, outer: Prefix): boolean {
   const small = prefixFromBytes(inner.address, inner.lengthBits)
   const large = prefixFromBytes(outer.address, outer.lengthBits)
-  return (
-    small !== undefined &&
-    large !== undefined &&
-    small.lengthBits >= large.lengthBits &&
-    contains(large, small.address)
-  )
+  return small !== undefined && large !== undefined && containsPrefix(large, small)
 }
 
 function pathOf(networkId: number, hostId: number, place: number): string {

@@ -45,7 +45,8 @@ export type ConfigItem =
   | { readonly kind: 'network'; readonly value: Network }
   | { readonly kind: 'endpoint'; readonly value: Endpoint }
 
-export const itemKinds: readonly ConfigItem['kind'][] = ['zone', 'host', 'network', 'endpoint']
+/** Each before those that it refers to. */
+export const itemKinds: readonly ConfigItem['kind'][] = ['endpoint', 'network', 'host', 'zone']
 
 /** This replica's copy of the VN database, caught up to `revision`. */
 export class ConfigView {

@@ -43,13 +43,13 @@ const DAY_MS = 24 * 3600 * 1000
 export const HORIZON_MS: number = 7 * DAY_MS
 /** The horizon is written again when it moves by this much, so that most renewals write nothing. */
 const HORIZON_STEP_MS = DAY_MS
-/** The same for users. */
+/** That of a user moves by this much. */
 const USER_HORIZON_STEP_MS = 3 * DAY_MS
 /** Keys that were replaced stay valid this long: the answer with the new certificate comes over the old connection. */
 const ROTATION_OVERLAP_MS = 30_000
 /** And this long where the change was cut short: whoever repeats it sooner gets on. */
 const ROTATION_PATIENCE_MS = 10 * 60_000
-/** The same for a host that leaves. */
+/** The key of a host that leaves stays valid this long: the answer comes over its connection. */
 const LEAVE_OVERLAP_MS = 5_000
 const KEY_BYTES = 32
 const NO_KEY: Buffer = Buffer.alloc(0)
@@ -71,7 +71,7 @@ export interface JoinClaim extends Claim {
 }
 
 /** What a user says who logs in. */
-export interface LoginClaim extends Claim {
+interface LoginClaim extends Claim {
   readonly identityKey: Buffer
 }
 
@@ -81,8 +81,8 @@ export interface HostProof {
   readonly identityKey: Uint8Array
 }
 
-/** The same of a user. */
-export interface UserProof {
+/** A user who asks for one, by the key that was proved. */
+interface UserProof {
   readonly userId: number
   readonly identityKey: Uint8Array
   readonly isExpired: boolean
@@ -288,7 +288,8 @@ export function leave(database: Database, proof: HostProof): readonly Step[] {
   return deleteHost({ ...provenHost(database, proof), overlapMs: LEAVE_OVERLAP_MS })
 }
 
-function provenHost(database: Database, { hostId, identityKey }: HostProof): Host {
+/** The host whose key this is. */
+export function provenHost(database: Database, { hostId, identityKey }: HostProof): Host {
   const host = database.host(hostId)
   if (!host) throw new HostNotFoundError({ host: hostId })
   if (!host.identityKey.equals(identityKey)) throw otherSigner('host', host.name)

@@ -93,7 +93,8 @@ export function updateHost(
 
 /**
  * Removes a host, one step after the other. First the token by which it joined, which would be unused without it; then
- * its key is put among the void ones, for good; then the host itself.
+ * its key is put among the void ones, where it stays longer than anything lives that was made for the key; then the host
+ * itself.
  */
 export function deleteHost({
   name,

@@ -73,6 +73,9 @@ export function createNetwork(
   if (database.networkNames(tenant.id)?.get(name) !== undefined) {
     throw new NetworkExistsError({ network: name, tenant: path.tenant })
   }
+  for (const { tenant: owner } of database.locks.chartersOf(0, tenant.id, name)) {
+    throw chartered('name.network', `network ${name}`, owner, 'choose another name')
+  }
   if ((database.networkNames(tenant.id)?.size ?? 0) >= limits.networksPerTenant) {
     const what = `networks of tenant ${path.tenant}`
     throw new LimitReachedError({ what, limit: limits.networksPerTenant })
@@ -210,7 +213,24 @@ function vni(database: Database, wanted: number, networkId: number): number {
     const tenant = database.tenant(network?.tenantId ?? 0)
     throw new VniTakenError({ vni: wanted, holder: `${tenant?.name}/${network?.name}` })
   }
+  for (const { tenant } of database.locks.chartersOf(wanted)) {
+    throw chartered('vni', `VNI ${wanted}`, tenant, 'choose another VNI, or leave it out')
+  }
   return wanted
+}
+
+/** Of a network that is gone, whose charter is still there. */
+function chartered(
+  field: string,
+  what: string,
+  tenant: string,
+  otherwise: string,
+): InvalidArgumentError {
+  return new InvalidArgumentError({
+    field,
+    problem: `the key of tenant ${tenant} has signed that ${what} is a network that was deleted, and hosts believe that of no other`,
+    remedy: `${otherwise}; or have that forgotten first: weft tenant sign ${tenant} --prune`,
+  })
 }
 
 /**
@@ -220,6 +240,11 @@ function vni(database: Database, wanted: number, networkId: number): number {
  */
 function freeVni(database: Database, networkId: number): number {
   let vni = VNI_MIN + (networkId % VNI_MAX)
-  while (database.networkByVni(vni) !== undefined) vni = VNI_MIN + (vni % VNI_MAX)
+  while (isInUse(database, vni)) vni = VNI_MIN + (vni % VNI_MAX)
   return vni
+}
+
+function isInUse(database: Database, vni: number): boolean {
+  if (database.networkByVni(vni) !== undefined) return true
+  return !database.locks.chartersOf(vni).next().done
 }

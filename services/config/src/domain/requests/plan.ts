@@ -16,7 +16,7 @@ export interface Plan<T> {
   readonly result: () => T
 }
 
-/** Removes or keeps: one step of several that a request takes, each a transaction, and each harmless to repeat. */
+/** One step of several that a request takes: each a transaction, and each harmless to repeat. */
 export type Step = (database: Database, caller: Caller) => Plan<unknown>
 
 /** Who asks, when, and with which key; a plan reads no clock and no chance of its own. */

@@ -4,11 +4,11 @@ import type { Database } from '../database.ts'
 import { limits } from '../limits.ts'
 import { answer, type Caller, createdMeta, newId, type Plan, put, rewrittenMeta } from './plan.ts'
 
-/** Longer than any certificate, bus login or row lives that was made for a key: nobody would notice the key any more. */
-const FORGETTABLE_MS = 8 * 24 * 3600 * 1000
+/** Nobody removes a void key. */
+const WAIT_FOR_PLACE = 'wait: void keys are forgotten after 8 days'
 
 /** What becomes void. */
-export interface Retired {
+interface Retired {
   /** Ed25519, 32 bytes. */
   readonly identityKey: Buffer
   /** Empty for a user's, or if it stays valid. */
@@ -39,7 +39,11 @@ export function revokeKey(
   }
   const forgettable = forgettableKey(database, caller)
   if (!forgettable && database.counts.revokedKey >= limits.revokedKeys) {
-    throw new LimitReachedError({ what: 'revoked keys', limit: limits.revokedKeys })
+    throw new LimitReachedError({
+      what: 'void keys',
+      limit: limits.revokedKeys,
+      remedy: WAIT_FOR_PLACE,
+    })
   }
   const id = forgettable?.id ?? newId(database)
   return put('revokedKey', id, {
@@ -63,7 +67,7 @@ export function checkMayChangeKeys(database: Database, host: Host, caller: Calle
     .map(({ revokedAtUnixMs }) => Number(revokedAtUnixMs))
     .filter((at) => !isForgettable(at, caller))
   if (former.length >= limits.formerKeysPerHost) {
-    const until = new Date(Math.min(...former) + FORGETTABLE_MS)
+    const until = new Date(Math.min(...former) + limits.voidKeyLifeMs)
     throw new PermissionDeniedError({
       what: `changing the keys of host ${host.name} again`,
       problem: `it gave up ${former.length} within 8 days`,
@@ -73,8 +77,9 @@ export function checkMayChangeKeys(database: Database, host: Host, caller: Calle
   const isCrowded = database.counts.revokedKey >= limits.revokedKeysForChanges
   if (isCrowded && !forgettableKey(database, caller)) {
     throw new LimitReachedError({
-      what: 'revoked keys beside which hosts may change theirs',
+      what: 'void keys (the places that are left are for those who have to go)',
       limit: limits.revokedKeysForChanges,
+      remedy: WAIT_FOR_PLACE,
     })
   }
 }
@@ -86,5 +91,5 @@ function forgettableKey({ members }: Database, caller: Caller): RevokedKey | und
 }
 
 function isForgettable(revokedAtUnixMs: number, { nowUnixMs }: Caller): boolean {
-  return revokedAtUnixMs < nowUnixMs - FORGETTABLE_MS
+  return revokedAtUnixMs < nowUnixMs - limits.voidKeyLifeMs
 }

@@ -6,6 +6,8 @@ import {
   TenantLockedError,
   TenantNotLockedError,
 } from '@weft/errors'
+import { VNI_MAX } from '@weft/net'
+import { CreateNetworkRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   HostKind,
   type Network,
@@ -15,6 +17,7 @@ import { type TenantKey, TenantStatement } from '@weft/proto/weftline/identity/v
 import { statementsAfter } from '../pages.ts'
 import { proposalsAfter } from '../tenant-proposals.ts'
 import { TestWorld } from '../test-world.ts'
+import { createNetwork } from './networks.ts'
 import { deleteStatement, putStatement } from './tenant-lock.ts'
 import { deleteTenant } from './tenants.ts'
 
@@ -122,6 +125,44 @@ test('a locked tenant is unlocked by its key, locked again by it, and not remove
   put({ number: 3n, about: keyOf(SECOND) }, FIRST)
   put({ number: 4n, about: keyOf(UNLOCKED) }, SECOND)
   assert.equal(drop(), true)
+})
+
+test('name and VNI of a deleted network are not given again while its charter is there', () => {
+  lock()
+  const { id } = put(charter())
+  const { database } = world
+  world.run(removeRed())
+  const create = (path: string, vni = 0) => {
+    const [tenant = '', network = ''] = path.split('/')
+    const prefixes = red.prefixes
+    const request = CreateNetworkRequest.create({ name: { tenant, network }, prefixes, vni })
+    return world.run(createNetwork(database, request, world.caller()))
+  }
+  const isChartered = (error: unknown) =>
+    error instanceof InvalidArgumentError && /weft tenant sign acme --prune/.test(error.remedy)
+
+  assert.throws(() => create('acme/red'), isChartered)
+  assert.throws(() => create('other/blue', red.vni), isChartered)
+  // Where the next in turn would be that VNI it is another one.
+  database.skip(BigInt(red.id + VNI_MAX - 1))
+  assert.equal(create('other/green').vni, red.vni + 1)
+
+  world.run(deleteStatement(database, { tenant: 'acme', id }))
+  assert.equal(create('other/blue', red.vni).vni, red.vni)
+  assert.equal(create('acme/red').name, 'red')
+})
+
+test('an unlocked tenant keeps no name and no VNI of a network that is gone', () => {
+  lock()
+  put(charter())
+  const { database } = world
+  world.run(removeRed())
+  put({ number: 2n, about: keyOf(UNLOCKED) }, FIRST)
+
+  const again = world.network('acme/red', '10.20.0.0/24')
+
+  assert.equal(again.name, 'red')
+  assert.equal(database.networkNames(tenantId())?.get('red'), again.id)
 })
 
 test('statements are forgotten one by one, by their tenant, and keys never', () => {
