@@ -4,11 +4,10 @@ export {
   authoriser,
   type CallToJudge,
 } from './authoriser.ts'
-export { RecordsWorld, type WorldKind, worldKinds } from './records-world.ts'
+export { RecordsWorld } from './records-world.ts'
 export type {
   AccessRule,
   AccessTable,
-  MethodShape,
   Role,
   Scope,
   UserRule,

@@ -26,6 +26,7 @@ test('a world knows what the records say, and forgets what is removed', () => {
   )
 
   for (const [kind, id] of [...world.entries()]) world.delete(kind, id)
+  world.delete('zone', 1)
 
   assert.deepEqual([...world.entries()], [])
   assert.equal(world.tenantIdOf('acme'), undefined)
@@ -67,6 +68,7 @@ test('by a record that cannot be read nobody has rights, whether it was known or
   for (const id of [7, 8]) world.distrust('user', id)
   world.distrust('network', BLUE)
   world.distrust('tenant', ACME)
+  world.distrust('endpoint', WEB)
 
   assert.deepEqual(
     [3, 4].map((host) => world.mayCarry(host, ACME)),

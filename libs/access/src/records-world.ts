@@ -9,11 +9,10 @@ import type {
 import type { World } from './world.ts'
 
 /** Kinds of records that rules need, as the keys of the VN database name them. */
-export const worldKinds = ['tenant', 'host', 'network', 'user'] as const
-export type WorldKind = (typeof worldKinds)[number]
+type WorldKind = 'tenant' | 'host' | 'network' | 'user'
 
-/** A host that may carry endpoints. */
-interface Carrier {
+/** What rules need of a host. */
+interface KnownHost {
   /** Empty for all tenants. */
   readonly tenantIds: ReadonlySet<number>
   readonly isRevoked: boolean
@@ -26,7 +25,7 @@ export class RecordsWorld implements World {
   readonly #tenantIds = new Map<string, number>()
   /** Tenant of each network. */
   readonly #networks = new Map<number, number>()
-  readonly #hosts = new Map<number, Carrier>()
+  readonly #hosts = new Map<number, KnownHost>()
   readonly #users = new Map<number, readonly Grant[]>()
 
   /** Endpoints are many: who needs them has them already. */
@@ -50,7 +49,8 @@ export class RecordsWorld implements World {
     }
   }
 
-  delete(kind: WorldKind, id: number): void {
+  /** Forgets a record, by the kind that its key names; one that no rule needs was never known. */
+  delete(kind: string, id: number): void {
     switch (kind) {
       case 'tenant':
         this.#tenantIds.delete(this.#tenants.get(id) ?? '')
@@ -65,14 +65,16 @@ export class RecordsWorld implements World {
       case 'user':
         this.#users.delete(id)
         return
+      default:
+        return
     }
   }
 
   /**
    * A record is there and cannot be read: nobody has rights by it. Who belongs to which tenant stays as it was known; a
-   * name or a network that was never known refuses anyway.
+   * name or a network that was never known refuses anyway. Kinds that no rule needs are left alone.
    */
-  distrust(kind: WorldKind, id: number): void {
+  distrust(kind: string, id: number): void {
     if (kind === 'host') this.#hosts.set(id, { tenantIds: new Set(), isRevoked: true })
     else if (kind === 'user') this.#users.set(id, [])
   }

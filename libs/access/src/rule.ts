@@ -33,12 +33,6 @@ export interface AccessRule<Q> {
   readonly users?: 'any' | UserRule<Q>
 }
 
-/** What a rule is about, of a method as ts-proto generates it. */
-export interface MethodShape {
-  readonly requestStream: boolean
-  requestDeserialize(bytes: Buffer): unknown
-}
-
 /** What a rule sees of a request: nothing of a stream of them, since it is judged before the first one. */
 type RequestOf<M> = M extends { readonly requestStream: true }
   ? undefined

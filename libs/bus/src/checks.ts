@@ -2,8 +2,11 @@ import { InternalError, MessageTooLargeError, UnavailableError, type WeftError }
 import type { BucketShape, Codec } from './bus.ts'
 import { isKey } from './subjects.ts'
 
-/** Largest message on the bus; the default of nats-server. */
-export const PAYLOAD_MAX_BYTES: number = 1024 * 1024
+/**
+ * Largest message on the bus, which the servers are told (`max_payload`): a value of a bucket is 64 KiB at most, the JWT of an
+ * account with 2,000 revoked users 200 KB.
+ */
+export const PAYLOAD_MAX_BYTES: number = 256 * 1024
 
 export function encodeMessage<T>(what: string, codec: Codec<T>, message: T): Uint8Array {
   const bytes = codec.encode(message).finish()

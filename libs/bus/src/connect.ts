@@ -60,15 +60,15 @@ export interface ConnectOptions {
   readonly replicas?: number
   /** How often the server says that a watch is alive; `WATCH_HEARTBEAT_MS` by default. */
   readonly watchHeartbeatMs?: number
-  /** The longest pause between new credentials and the connection that uses them; `RENEWAL_PAUSE_MAX_MS` by default. */
-  readonly renewalPauseMaxMs?: number
+  /** The longest pause between new credentials and the connection that uses them; `RECONNECT_PAUSE_MAX_MS` by default. */
+  readonly reconnectPauseMaxMs?: number
 }
 
 /** Old credentials are good for hours when new ones come: so not all hosts connect again at once. */
-export const RENEWAL_PAUSE_MAX_MS = 30_000
+const RECONNECT_PAUSE_MAX_MS = 30_000
 
 /** With 10,000 watches 2,000 heartbeats a second; a watch whose consumer vanished without a reconnect is set up again within 13 s. */
-export const WATCH_HEARTBEAT_MS = 5000
+const WATCH_HEARTBEAT_MS = 5000
 
 const REQUEST_TIMEOUT_DEFAULT_MS = 2000
 const CONNECT_TRY_TIMEOUT_MS = 2000
@@ -93,8 +93,8 @@ const ERROR_HEADER = 'Weft-Error'
  */
 export async function connectBus(options: ConnectOptions): Promise<Bus> {
   await using opened = new AsyncDisposableStack()
-  const dials = opened.use(new Dials())
-  const { connection, server } = await firstConnection(options, dials)
+  const sockets = opened.use(new Sockets())
+  const { connection, server } = await firstConnection(options, sockets)
   const version = connection.info?.version ?? ''
   if (!isNewEnough(version)) {
     const address = connection.getServer()
@@ -124,7 +124,7 @@ interface Server {
 }
 
 /** The sockets of one client, of which one is in use at a time: the next one ends what is left of the one before. */
-class Dials implements Disposable {
+class Sockets implements Disposable {
   #last = new AbortController()
 
   next(): AbortSignal {
@@ -392,7 +392,7 @@ export class NatsBus implements Bus {
 function keepFresh(
   connection: NatsConnection,
   server: Server,
-  { credentials, renewalPauseMaxMs = RENEWAL_PAUSE_MAX_MS }: ConnectOptions,
+  { credentials, reconnectPauseMaxMs = RECONNECT_PAUSE_MAX_MS }: ConnectOptions,
 ): Disposable {
   let timer: NodeJS.Timeout | undefined
   const reconnect = (): void => void connection.reconnect().catch(() => undefined)
@@ -401,7 +401,7 @@ function keepFresh(
       timer ??= setTimeout(() => {
         timer = undefined
         reconnect()
-      }, Math.random() * renewalPauseMaxMs)
+      }, Math.random() * reconnectPauseMaxMs)
     } else if (server.peer && credentials.isRevoked(server.peer.publicKey)) {
       reconnect()
     }
@@ -421,7 +421,7 @@ function keepFresh(
 
 async function firstConnection(
   options: ConnectOptions,
-  dials: Dials,
+  sockets: Sockets,
 ): Promise<{ readonly connection: NatsConnection; readonly server: Server }> {
   const { servers, name, signal, connectTimeoutMs = Infinity, log } = options
   const address = servers.join(',')
@@ -438,7 +438,7 @@ async function firstConnection(
     try {
       signal?.throwIfAborted()
       const connection = await connect({
-        ...natsIdentity(identity, log, onServer, () => dials.next()),
+        ...natsIdentity(identity, log, onServer, () => sockets.next()),
         servers: [...servers],
         name,
         inboxPrefix,

@@ -24,6 +24,11 @@ export class JetStreamError extends Error {
   }
 }
 
+/** True for a no for this reason. */
+export function isNo(error: unknown, code: number): boolean {
+  return error instanceof JetStreamError && error.code === code
+}
+
 /** `err_code`s that callers act on. */
 export const JetStreamCode = {
   ConsumerNotFound: 10014,
@@ -52,12 +57,19 @@ export interface ConsumerInfo {
   readonly delivered: { readonly consumer_seq: number }
 }
 
+/** A message as it lies in its stream. */
 export interface StoredMessage {
   readonly subject: string
+  readonly sequence: bigint
+  readonly data: Uint8Array
+  readonly isDeletion: boolean
+}
+
+/** The same as the server writes it; data and headers in base64. */
+interface MessageText {
+  readonly subject: string
   readonly seq: number
-  /** Base64. */
   readonly hdrs?: string
-  /** Base64. */
   readonly data?: string
 }
 
@@ -136,9 +148,7 @@ export class JetStream {
     try {
       await this.ask(jetStreamApi.consumerDelete(bucket, name), {})
     } catch (error) {
-      const isGone =
-        error instanceof JetStreamError && error.code === JetStreamCode.ConsumerNotFound
-      if (!isGone) throw error
+      if (!isNo(error, JetStreamCode.ConsumerNotFound)) throw error
     }
   }
 
@@ -176,15 +186,18 @@ export class JetStream {
   /** The last message of a subject, from the leader. */
   async lastMessage(bucket: string, key: string): Promise<StoredMessage | undefined> {
     try {
-      const { message } = await this.ask<{ message: StoredMessage }>(
+      const { message } = await this.ask<{ message: MessageText }>(
         jetStreamApi.messageGet(bucket),
         { last_by_subj: keySubject(bucket, key) },
       )
-      return message
-    } catch (error) {
-      if (error instanceof JetStreamError && error.code === JetStreamCode.NoMessageFound) {
-        return undefined
+      return {
+        subject: message.subject,
+        sequence: BigInt(message.seq),
+        data: Buffer.from(message.data ?? '', 'base64'),
+        isDeletion: saysDeletion(message),
       }
+    } catch (error) {
+      if (isNo(error, JetStreamCode.NoMessageFound)) return undefined
       throw error
     }
   }
@@ -226,8 +239,8 @@ export function isDeletion(message: { readonly headers?: MsgHdrs | undefined }):
   return message.headers?.has('KV-Operation') ?? false
 }
 
-/** The same for a stored message, whose headers come as text. */
-export function isStoredDeletion({ hdrs }: StoredMessage): boolean {
+/** The same where the headers come as text. */
+function saysDeletion({ hdrs }: MessageText): boolean {
   return hdrs !== undefined && /^KV-Operation:/m.test(Buffer.from(hdrs, 'base64').toString())
 }
 

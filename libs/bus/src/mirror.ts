@@ -3,7 +3,7 @@ import { asWeftError } from '@weft/errors'
 import type { Logger } from '@weft/telemetry'
 import type { BucketShape, Bus } from './bus.ts'
 import { NatsBus } from './connect.ts'
-import { JetStreamCode, JetStreamError, ORIGIN_CREATED, type StreamInfo } from './jetstream.ts'
+import { isNo, JetStreamCode, ORIGIN_CREATED, type StreamInfo } from './jetstream.ts'
 import { type BucketHost, NatsBucket } from './nats-bucket.ts'
 
 /** How often the copy is looked at; jittered, so that replicas of config do not all see the same at once. */
@@ -12,7 +12,7 @@ const CHECK_MS = 1000
 const STALL_MS = 15_000
 
 /** A bucket and its copy in the account of the hosts. */
-export interface MirrorOptions {
+interface MirrorOptions {
   /** May make and read the bucket. */
   readonly control: Bus
   /** May make and remove its copy. */
@@ -101,9 +101,7 @@ class Mirror {
     try {
       return await this.#admin.jetStream.streamInfo(this.#shape.name)
     } catch (error) {
-      if (error instanceof JetStreamError && error.code === JetStreamCode.StreamNotFound) {
-        return undefined
-      }
+      if (isNo(error, JetStreamCode.StreamNotFound)) return undefined
       throw error
     }
   }

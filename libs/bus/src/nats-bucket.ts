@@ -21,7 +21,7 @@ import type {
 } from './bus.ts'
 import { checkDeletable, checkKey, decodeValue, encodeValue } from './checks.ts'
 import {
-  isStoredDeletion,
+  isNo,
   type JetStream,
   JetStreamCode,
   JetStreamError,
@@ -66,19 +66,16 @@ export class NatsBucket<T> implements Bucket<T> {
     try {
       return await this.#host.jetStream.streamInfo(this.name)
     } catch (error) {
-      if (!(error instanceof JetStreamError) || error.code !== JetStreamCode.StreamNotFound) {
-        throw error
-      }
+      if (!isNo(error, JetStreamCode.StreamNotFound)) throw error
       return this.#host.jetStream.createStream(this.#shape, this.#host.replicas)
     }
   }
 
   async get(key: string): Promise<Entry<T> | undefined> {
     const stored = await this.#read(key)
-    if (!stored || isStoredDeletion(stored)) return undefined
-    const bytes = Buffer.from(stored.data ?? '', 'base64')
-    const value = decodeValue(this.#shape, key, this.#codec, bytes)
-    return { key, value, revision: BigInt(stored.seq) }
+    if (!stored || stored.isDeletion) return undefined
+    const value = decodeValue(this.#shape, key, this.#codec, stored.data)
+    return { key, value, revision: stored.sequence }
   }
 
   put(key: string, value: T, options: WriteOptions = {}): Promise<Written> {
@@ -156,12 +153,12 @@ export class NatsBucket<T> implements Bucket<T> {
     }
     // To NATS a deleted key has the revision of its deletion.
     const stored = await this.#read(key)
-    if (stored && !isStoredDeletion(stored)) {
-      const actual = BigInt(stored.seq)
+    if (stored && !stored.isDeletion) {
+      const { sequence: actual } = stored
       throw new RevisionConflictError({ what: `${this.name}/${key}`, expected: 0n, actual })
     }
     try {
-      return written(await publish(BigInt(stored?.seq ?? 0)))
+      return written(await publish(stored?.sequence ?? 0n))
     } catch (error) {
       throw this.#writeError(error, key, options)
     }
@@ -191,9 +188,7 @@ export class NatsBucket<T> implements Bucket<T> {
       try {
         return await jetStream.lastMessage(this.name, key)
       } catch (error) {
-        if (!(error instanceof JetStreamError) || error.code !== JetStreamCode.StreamNotFound) {
-          throw error
-        }
+        if (!isNo(error, JetStreamCode.StreamNotFound)) throw error
         await this.ensureStream()
         return undefined
       }
@@ -274,11 +269,8 @@ export function isConnectionTrouble(error: unknown): boolean {
 }
 
 function isConflict(error: unknown): boolean {
-  if (!(error instanceof JetStreamError)) return false
-  return (
-    error.code === JetStreamCode.WrongLastSequence ||
-    error.code === JetStreamCode.WrongLastSequenceConstant
-  )
+  const { WrongLastSequence, WrongLastSequenceConstant } = JetStreamCode
+  return isNo(error, WrongLastSequence) || isNo(error, WrongLastSequenceConstant)
 }
 
 function written(ack: PubAck): Written {

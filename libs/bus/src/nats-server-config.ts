@@ -1,3 +1,4 @@
+import { PAYLOAD_MAX_BYTES } from './checks.ts'
 import { buckets } from './subjects.ts'
 
 /** One nats-server of a domain. Paths are absolute, or relative to where the server runs. */
@@ -45,8 +46,6 @@ export interface ClusterOptions {
   readonly serverKeys: readonly string[]
 }
 
-/** Largest message: a value of a bucket is 64 KiB at most, the JWT of an account with 2,000 revoked users 200 KB. */
-export const SERVER_PAYLOAD_MAX_BYTES: number = 256 * 1024
 /** A watch has at most 32 MiB on its way to its reader. */
 export const PENDING_MAX_BYTES: number = 64 * 1024 * 1024
 /** 10,000 hosts, twice while they connect again, and services. */
@@ -95,7 +94,7 @@ jetstream {
   max_memory_store: ${storeBytes('memory')}
   max_file_store: ${storeBytes('file')}
 }
-max_payload: ${SERVER_PAYLOAD_MAX_BYTES}
+max_payload: ${PAYLOAD_MAX_BYTES}
 max_connections: ${CONNECTIONS_MAX}
 max_subscriptions: ${SUBSCRIPTIONS_MAX}
 max_pending: ${options.pendingMaxBytes ?? PENDING_MAX_BYTES}

@@ -264,7 +264,8 @@ function eventOf<T>(
   return reader.read(key, message.data, revision)
 }
 
-function newCursor(info: StreamInfo | undefined): Cursor {
+/** Of a watch that begins. */
+export function newCursor(info: StreamInfo | undefined): Cursor {
   return { created: info?.created, revision: 0n, isComplete: false, aliveAt: performance.now() }
 }
 

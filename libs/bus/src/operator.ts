@@ -60,7 +60,7 @@ export interface BusOperator {
 /** Users in the JWT of an account that are refused; what holds more would not fit in a message (`max_payload`, 256 KiB). */
 export const REVOKED_USERS_MAX = 2000
 
-/** Bytes in one message of a host, and of a service: a value of a bucket with its headers. */
+/** Bytes in one message of a host, which reports one endpoint or renews its lease. A service may send what the servers take. */
 const HOST_PAYLOAD_MAX_BYTES = 64 * 1024
 /** Of one host: its rows, its answers, the announcements, and what is under way when it connects again. */
 const HOST_SUBSCRIPTIONS_MAX = 64
@@ -162,7 +162,7 @@ export function userJwt(options: {
   })
 }
 
-/** The JWT of a user that the policy does not know, for tests. */
+/** The JWT of a user with these rights, whatever the policy says: `userJwt` gives those of the policy, tests others. */
 export function limitedUserJwt(options: {
   readonly account: Uint8Array
   readonly publicKey: string

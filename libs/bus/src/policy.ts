@@ -22,7 +22,7 @@ export type BusService = Exclude<ServiceName, 'nats'>
 
 /** Somebody who logs in to the bus. */
 export type BusPrincipal =
-  /** One replica of a service, by a name that no other has, such as `1`. */
+  /** A service. Its replicas may share a name such as `1`: the random ends of their inboxes tell their answers apart. */
   | { readonly kind: 'service'; readonly name: BusService; readonly replica: string }
   | { readonly kind: 'host'; readonly id: number }
   /** Keeps the copies that hosts read, for config. */
@@ -40,9 +40,9 @@ export const accountNames = ['control', 'location', 'routing', 'hosts', 'system'
 export type AccountName = (typeof accountNames)[number]
 
 /** Who logs in as a member of the domain. */
-export type MemberPrincipal = Extract<BusPrincipal, { readonly kind: 'service' | 'host' }>
+type MemberPrincipal = Extract<BusPrincipal, { readonly kind: 'service' | 'host' }>
 /** The accounts of members. */
-export type MemberAccount = Exclude<AccountName, 'system'>
+type MemberAccount = Exclude<AccountName, 'system'>
 
 /** What a user may publish and subscribe to: subjects with wildcards. */
 export interface Permissions {
@@ -81,7 +81,7 @@ interface HostRow {
 /** Hosts of a domain. */
 const HOSTS_MAX = 10_000
 /** Names that a host has for its consumers: one for its watch, and others while one is set up anew. */
-export const HOST_CONSUMER_NAMES = 4
+const HOST_CONSUMER_NAMES = 4
 /** Consumers of the copies that hosts read: all hosts together cannot make more, so none takes any from another. */
 export const HOST_CONSUMERS_MAX: number = HOSTS_MAX * HOST_CONSUMER_NAMES
 

@@ -1,20 +1,13 @@
 import { errors, type Msg, type NatsConnection } from '@nats-io/transport-node'
 import {
   isDeletion,
+  isNo,
   type JetStream,
   JetStreamCode,
-  JetStreamError,
+  type StoredMessage,
   type StreamInfo,
 } from './jetstream.ts'
 import { jetStreamApi, keySubject, remoteReading } from './server-subjects.ts'
-
-/** A message as it lies in its stream. */
-export interface StoredMessage {
-  readonly subject: string
-  readonly sequence: bigint
-  readonly data: Uint8Array
-  readonly isDeletion: boolean
-}
 
 export interface StoredBatch {
   readonly messages: readonly StoredMessage[]
@@ -154,8 +147,4 @@ function numberIn(message: Msg, header: string): bigint {
 /** The writer of a message may have given it the same header; that of the server stands last. */
 function textIn(message: Msg, header: string): string {
   return message.headers?.last(header) ?? ''
-}
-
-function isNo(error: unknown, code: number): boolean {
-  return error instanceof JetStreamError && error.code === code
 }

@@ -10,9 +10,9 @@ import {
   type WatchEvent,
 } from './bus.ts'
 import { EventReader } from './event-reader.ts'
-import type { StreamInfo } from './jetstream.ts'
-import { type Cursor, resetReason } from './nats-watch.ts'
-import { type RemoteStream, type StoredMessage, storedMessage } from './remote-stream.ts'
+import type { StoredMessage, StreamInfo } from './jetstream.ts'
+import { type Cursor, newCursor, resetReason } from './nats-watch.ts'
+import { type RemoteStream, storedMessage } from './remote-stream.ts'
 import { keySubject, remoteReading } from './server-subjects.ts'
 import { isUnderPrefix } from './subjects.ts'
 import { WatchRetry } from './watch-retry.ts'
@@ -239,8 +239,4 @@ function eventOf<T>(
   const key = subject.slice(keySubject(shape.name, '').length)
   if (!isUnderPrefix(key, prefix)) return []
   return [isDeletion ? { kind: 'delete', key, revision } : events.read(key, data, revision)]
-}
-
-function newCursor(info: StreamInfo | undefined): Cursor {
-  return { created: info?.created, revision: 0n, isComplete: false, aliveAt: performance.now() }
 }

@@ -34,7 +34,7 @@ export const events: {
   endpointMoved: eventKind('location', 'endpoint', 'moved'),
   /** The rules of a network changed. Id: the network's. */
   rulesChanged: eventKind('routing', 'rules', 'changed'),
-  /** Keys of hosts, users or services are void: `Signed` `Revocations`, each with all of them. Id: the number of the revocations. */
+  /** Keys of hosts and users are void: `Signed` `Revocations` with those of the last 8 days, of more than 1,000 not all. Id: their number. */
   keyRevoked: eventKind('identity', 'key', 'revoked'),
 }
 
@@ -75,7 +75,7 @@ export function hostRowKey(
 }
 
 /** Prefix of all rules of a network in the bucket `rules`. */
-export function rulePrefix(networkId: number): string {
+function rulePrefix(networkId: number): string {
   return `network.${networkId}`
 }
 
@@ -85,7 +85,7 @@ export function ruleKey(networkId: number, ruleId: number): string {
 }
 
 /** Prefix of all entries of a chain in the bucket `audit`. */
-export function auditEntryPrefix(writer: string): string {
+function auditEntryPrefix(writer: string): string {
   return `entry.${token(writer)}`
 }
 

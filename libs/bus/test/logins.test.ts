@@ -265,7 +265,7 @@ test('new credentials are used soon, and neither subscriptions nor watches notic
     credentials,
     name: 'config-1',
     log,
-    renewalPauseMaxMs: 10,
+    reconnectPauseMaxMs: 10,
   })
   await using other = await connectBus({
     servers,

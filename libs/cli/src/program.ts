@@ -72,7 +72,6 @@ export function createProgram(io: Io, act: Act): Command {
       writeOut: io.stdout,
       writeErr: io.stderr,
       getOutHelpWidth: () => io.columns,
-      outputError: (text, write) => write(text.replace(/^error: /, 'error: ')),
     })
     .showHelpAfterError('try: the same with --help')
     .exitOverride()

@@ -1,6 +1,7 @@
-import { asWeftError, ExitCode, toWire, WeftError } from '@weft/errors'
+import { asWeftError, type ClockWrongError, ExitCode, toWire, WeftError } from '@weft/errors'
 import { CommanderError } from 'commander'
 import { type Io, painter } from './io.ts'
+import type { Session } from './session.ts'
 
 /** Says on standard error what was wrong and the way out; with `-o json` as one JSON object. Returns the exit code. */
 export function report(error: unknown, io: Io, format: string): number {
@@ -25,6 +26,13 @@ function causeOf(error: unknown): string | undefined {
   return error.code === 'internal' && cause instanceof Error
     ? `cause: ${cause.stack ?? cause.message}`
     : undefined
+}
+
+/** Says to a new member that nobody can be judged by the clock of this machine. */
+export function warnOfClock({ io, paintError: paint }: Session, wrong: ClockWrongError): void {
+  io.stderr(
+    `${paint('yellow', 'warning:')} ${wrong.message}. The identity is there, and of use here when the clock is right.\n${paint('bold', 'try:')} ${wrong.remedy}\n`,
+  )
 }
 
 /** Text of `weft help exit-codes`. */

@@ -1,5 +1,6 @@
 import { open, readFile, stat } from 'node:fs/promises'
 import { InvalidArgumentError } from '@weft/errors'
+import { sentenceView, type View } from './output.ts'
 import type { Session } from './session.ts'
 
 /** A token or code has less than a hundred characters; a file that is larger is another one. */
@@ -40,6 +41,20 @@ export async function writeSecret(path: string, text: string, option = '--out'):
       remedy: 'name a file that is not there yet',
     })
   }
+}
+
+/** Hands over a new secret: in a new file, or with `-` on standard output, which then has nothing else, so that it can be piped. */
+export async function secretView(
+  session: Session,
+  out: string,
+  { text, about, data }: { readonly text: string; readonly about: string; readonly data: object },
+): Promise<View> {
+  if (out !== '-') {
+    await writeSecret(out, text)
+    return sentenceView(data, `${about}, is in ${out}`)
+  }
+  if (session.options.output === 'table') session.io.stderr(`${about}:\n`)
+  return sentenceView({ ...data, text }, text)
 }
 
 /** Asks on a terminal whether to go on; without one, only `--yes` says so. @throws InvalidArgumentError if not */

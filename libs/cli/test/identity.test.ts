@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { generateIdentityKey, signStatement } from '@weft/identity'
+import { AuditRecord } from '@weft/proto/weftline/audit/v1/audit.ts'
 import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { type Io, runCli } from '../src/program.ts'
 import { type FakeControl, startFakeControl, TOKEN_TEXT } from './fake-control.ts'
@@ -121,7 +122,7 @@ test('the audit is listed, verified and exported, and a changed export is found'
   writeFileSync(made, signedByOther(readFileSync(file, 'utf8')))
   const other = await weft(`audit verify --file ${made}`)
   assert.equal(other.code, 6)
-  assert.match(other.stdout, /another key/)
+  assert.match(other.stdout, /a head that no known service signed/)
   const alone = await weft(`audit verify --file ${file}`, { env: { WEFT_CONTROL: '127.0.0.1:1' } })
   assert.equal(alone.code, 2)
   assert.match(alone.stderr, /domain\.json/)
@@ -129,7 +130,41 @@ test('the audit is listed, verified and exported, and a changed export is found'
   writeFileSync(file, `${head}\n${last}\n`)
   const cut = await weft(`audit verify --file ${file}`)
   assert.equal(cut.code, 6)
-  assert.match(cut.stdout, /entries 1 to 1 are missing/)
+  assert.match(cut.stdout, /entry 1 of chain w is missing/)
+})
+
+test('the audit is verified with the files of a replica, and an entry that one of them lacks is found', async () => {
+  const exported = join(folder, 'for-files.jsonl')
+  await weft(`audit export --out ${exported}`)
+  const { head, entries } = chainIn(readFileSync(exported, 'utf8'))
+  const files = join(folder, 'audit')
+  mkdirSync(files)
+  const path = join(files, 'w.audit')
+
+  writeFileSync(path, auditFile(head, entries))
+  const whole = await weft(`audit verify --files ${files} -o json`)
+  writeFileSync(join(files, 'before.audit'), auditFile(head, entries))
+  const removed = await weft(`audit verify --files ${files}`)
+  rmSync(join(files, 'before.audit'))
+  writeFileSync(path, auditFile(head, entries.slice(1)))
+  const cut = await weft(`audit verify --files ${files}`)
+  writeFileSync(path, 'something else')
+  const damaged = await weft(`audit verify --files ${files}`)
+
+  assert.equal(whole.code, 0, whole.stdout + whole.stderr)
+  const [{ copies, problems }] = JSON.parse(whole.stdout) as [Record<string, unknown>]
+  assert.deepEqual([copies, problems], [['bucket', path], []])
+  assert.equal(removed.code, 6)
+  assert.match(removed.stdout, /belongs to another chain/)
+  assert.equal(cut.code, 6)
+  assert(cut.stdout.includes(`entry 1 of chain w (${path}) is missing`), cut.stdout)
+  assert.equal(damaged.code, 6)
+  assert.match(damaged.stdout, /has damaged records in its file/)
+  for (const wrong of [join(folder, 'nowhere'), join(folder, 'owner')]) {
+    const refused = await weft(`audit verify --files ${wrong}`)
+    assert.equal(refused.code, 2)
+    assert.match(refused.stderr, /WEFT_CONFIG_AUDIT_FOLDER/)
+  }
 })
 
 test('without an identity it says how to get one', async () => {
@@ -139,6 +174,41 @@ test('without an identity it says how to get one', async () => {
   const nobody = await weft('tenant ls', { env: { WEFT_IDENTITY: join(folder, 'nobody') } })
   assert.equal(nobody.code, 7)
 })
+
+function chainIn(jsonl: string): { readonly head: Signed; readonly entries: Buffer[] } {
+  const [first = '', ...lines] = jsonl.trimEnd().split('\n')
+  const { head } = JSON.parse(first) as { head: string }
+  return {
+    head: Signed.decode(Buffer.from(head, 'base64')),
+    entries: lines.map((line) =>
+      Buffer.from((JSON.parse(line) as { entry: string }).entry, 'base64'),
+    ),
+  }
+}
+
+/** A chain as config keeps it in a file. */
+function auditFile(head: Signed, entries: readonly Buffer[]): Buffer {
+  const frames = [
+    ...entries.map((value) => ({ $case: 'entry' as const, value })),
+    { $case: 'head' as const, value: head },
+  ].map((kind) => {
+    const payload = AuditRecord.encode({ kind }).finish()
+    const header = Buffer.alloc(8)
+    header.writeUInt32LE(payload.byteLength, 0)
+    header.writeUInt32LE(crc32c(payload), 4)
+    return Buffer.concat([header, payload])
+  })
+  return Buffer.concat([Buffer.from('weftaud1'), ...frames])
+}
+
+function crc32c(bytes: Uint8Array): number {
+  let crc = 0xffff_ffff
+  for (const byte of bytes) {
+    crc ^= byte
+    for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0x82f6_3b78 : crc >>> 1
+  }
+  return (crc ^ 0xffff_ffff) >>> 0
+}
 
 /** An export whose head somebody else signed. */
 function signedByOther(jsonl: string): string {

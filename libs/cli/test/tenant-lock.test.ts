@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -35,6 +43,9 @@ test('a tenant that is not locked says so, and has nothing to sign or to unlock'
 })
 
 test('nobody is locked without having seen what is signed, and agreed', async () => {
+  const sure = await weft(`tenant lock default --key ${key} --yes`)
+  assert.equal(sure.code, 2)
+  assert.match(sure.stderr, /--accept-new covers what is new/)
   const asked = await weft(`tenant lock default --key ${key}`)
   assert.equal(asked.code, 2)
   assert.match(asked.stderr, /NEW +network red +id 7, VNI 77/)
@@ -76,12 +87,34 @@ test('another key of a host is shown as changed, with what was before, and a war
   assert.match(asked.stderr, /CHANGED +host alpha/)
   assert(asked.stderr.includes(`ed25519:${before}`))
   assert.match(asked.stderr, /warning: 1 statement about keys/)
-  const signed = await weft(`tenant sign default --key ${key} --yes`)
+  for (const option of ['--yes', '--accept-new']) {
+    const refused = await weft(`tenant sign default --key ${key} ${option}`)
+    assert.equal(refused.code, 2)
+    assert.match(refused.stderr, /somebody has to look at them/)
+  }
+  const signed = await weft(`tenant sign default --key ${key}`, { isTerminal: true, input: 'y' })
   assert.match(signed.stdout, /1 statement signed/)
+  assert.equal(statSync(`${key}.signed`).mode & 0o777, 0o600)
+})
+
+test('without anybody who looks renewals are signed, what is new if it may be, and nothing that has changed', async () => {
+  const before = control.proposed.identityKey
+  control.proposed.identityKey = publicKeyOf(generateIdentityKey())
+  const changed = await weft(`tenant sign default --key ${key} --days 65 --yes`)
+  assert.equal(changed.code, 0)
+  assert.match(changed.stderr, /warning: not signed: 1 statement/)
+  assert.match(changed.stdout, /1 statement signed/)
+  control.proposed.identityKey = before
+
+  renameSync(`${key}.signed`, `${key}.away`)
+  writeFileSync(`${key}.signed`, 'hunter')
+  const broken = await weft(`tenant sign default --key ${key} --yes`)
+  assert.equal(broken.code, 2)
+  renameSync(`${key}.away`, `${key}.signed`)
 })
 
 test('what has less than half of its time left is signed again', async () => {
-  const signed = await weft(`tenant sign default --key ${key} --days 90 --yes`)
+  const signed = await weft(`tenant sign default --key ${key} --days 200 --yes`)
   assert.match(signed.stderr, /RENEWAL +network red/)
   assert.match(signed.stdout, /2 statements signed/)
   for (const days of ['0', '401', 'x']) {
@@ -121,6 +154,18 @@ test('a key that others may read, or that is none, is refused without a word of 
   }
 })
 
+test('what is new is signed without a question only where that was said', async () => {
+  rmSync(`${other}.signed`)
+  const line = `tenant lock default --key ${key} --replaces ${other}`
+  rmSync(`${key}.signed`)
+  assert.equal((await weft(`${line} --yes`)).code, 2)
+
+  const locked = await weft(`${line} --accept-new`)
+
+  assert.match(locked.stderr, /NEW +network red/)
+  assert.match(locked.stdout, /2 statements signed/)
+})
+
 test('the holder of the key compares it with what the host itself says', async () => {
   const shown = await weft(`host keys --identity ${join(folder, 'owner')}`)
   assert.match(shown.stdout, /^identity +ed25519:[0-9a-f]{64}$/m)
@@ -138,6 +183,19 @@ test('the keys that a host is to trust are checked before it joins', async () =>
   assert.equal(broken.code, 2)
   assert.match(broken.stderr, /line 1 is not ID TENANT NUMBER ed25519:KEY/)
   assert.equal((await weft(`${line} ${folder}/none --name a`, { input: token })).code, 2)
+})
+
+test('a machine that has lost the keys that it knew says so when it joins again', async () => {
+  const state = join(folder, 'forwarder')
+  const line = `join --control 127.0.0.1:1 --fingerprint sha256:${'ab'.repeat(32)} --token-file - --name a --identity ${folder}/h`
+  const input = `weft-join-v1.1.${Buffer.alloc(32, 1).toString('base64url')}`
+  const warnings = async () => /keys of locked tenants/.test((await weft(line, { input })).stderr)
+
+  assert.equal(await warnings(), false)
+  mkdirSync(state)
+  assert.equal(await warnings(), true)
+  writeFileSync(join(state, 'pins'), '')
+  assert.equal(await warnings(), false)
 })
 
 interface Given {
@@ -159,7 +217,12 @@ async function weft(
     stderr: (text) => {
       stderr += text
     },
-    env: { WEFT_CONTROL: control.address, WEFT_IDENTITY: join(folder, 'owner'), NO_COLOR: '1' },
+    env: {
+      WEFT_CONTROL: control.address,
+      WEFT_IDENTITY: join(folder, 'owner'),
+      WEFT_FORWARDER_STATE_DIR: join(folder, 'forwarder'),
+      NO_COLOR: '1',
+    },
     isTerminal,
     isErrorTerminal: isTerminal,
     isInputTerminal: isTerminal,

@@ -1,12 +1,12 @@
 import { rename } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
-import { accountOf, userJwt } from '@weft/bus/operator'
+import { accountOf, type BusService, userJwt } from '@weft/bus/operator'
 import {
   BrokenInputError,
+  CertificateRefusedError,
   ClockWrongError,
   InvalidArgumentError,
-  UnavailableError,
 } from '@weft/errors'
 import {
   dersOfPem,
@@ -45,10 +45,12 @@ import {
 } from './layout.ts'
 import { placesMessage } from './places.ts'
 
-/** All replicas of a service share its login; the random names of their inboxes tell their answers apart. */
-export const SHARED_REPLICA = '1'
+export { placesMessage } from './places.ts'
 
-export interface RenewedAuthority {
+/** All replicas of a service share its login; the random names of their inboxes tell their answers apart. */
+const SHARED_REPLICA = '1'
+
+interface RenewedAuthority {
   readonly domain: string
   readonly notAfter: Date
 }
@@ -57,7 +59,7 @@ export interface RenewedAuthority {
  * Gives an authority folder a new key, and a certificate for it by the root, as `weft init` did. What the former one issued
  * counts until it ends. A config that runs takes the new one over by itself; nothing is written into the folder of the root.
  * @throws InvalidArgumentError if a folder lacks something, others may read it, or the root is that of another domain;
- * UnavailableError if the root has ended; ClockWrongError
+ * CertificateRefusedError if the root has ended; ClockWrongError
  */
 export async function renewAuthority(options: {
   /** `root/` of `weft init`. */
@@ -81,7 +83,8 @@ export async function renewAuthority(options: {
       remedy: 'give both folders of one weft init',
     })
   }
-  if (now >= root.notAfter) throw ended('root of the domain', root.notAfter, 'make a new domain')
+  if (now >= root.notAfter)
+    throw ended('the root of the domain', root.notAfter, 'make a new domain')
   const renewed = createIntermediate({ root, now })
   checkIssuer(renewed, root.certificate, now)
   const path = (name: string): string => join(folder, name)
@@ -97,7 +100,7 @@ export async function renewAuthority(options: {
 /**
  * Gives a service new certificates and a new login to the bus by hand: for `nats` after it was off for so long that it has no
  * valid one, since config, which would issue it, cannot be reached without the bus. Its keys stay.
- * @throws InvalidArgumentError if a folder lacks something, or has the keys of another service; UnavailableError if the
+ * @throws InvalidArgumentError if a folder lacks something, or has the keys of another service; CertificateRefusedError if the
  * authority has ended; ClockWrongError
  */
 export async function issueService(options: {
@@ -124,7 +127,7 @@ export async function issueService(options: {
     })
   }
   const directoryKey = await readText(folder, authorityFiles.directoryKey, 'authority')
-  const seeds = await readAccountSeeds(folder)
+  const issueBusUser = busUsers(await readAccountSeeds(folder), () => now)
   const message = serviceCredentials({
     issuer,
     root,
@@ -132,11 +135,8 @@ export async function issueService(options: {
     places: placesMessage(domain.places),
     name,
     identityKey: publicKeyOf(own),
-    issueBusUser: (service, expiresAt) => {
-      const principal = { kind: 'service', name: service, replica: SHARED_REPLICA } as const
-      const account = seeds[accountOf(principal)]
-      return userJwt({ account, publicKey: busKey, principal, now, expiresAt })
-    },
+    issueBusUser: (service, expiresAt) =>
+      issueBusUser({ principal: { kind: 'service', name: service }, publicKey: busKey, expiresAt }),
     now,
   })
   await writeCredentials(identityFolder, message)
@@ -146,8 +146,8 @@ export async function issueService(options: {
 /**
  * Gives a user a certificate for a day by hand: for the only owner of a domain who was away for longer than a key alone counts, and
  * whom nobody can make a login code. The key stays, and config has to know it still.
- * @throws InvalidArgumentError if a folder lacks something, or is not that of a user of the domain; UnavailableError if the
- * authority has ended; ClockWrongError
+ * @throws InvalidArgumentError if a folder lacks something, or is not that of a user of the domain; CertificateRefusedError if
+ * the authority has ended; ClockWrongError
  */
 export async function issueUser(options: {
   /** `authority/` of `weft init`. */
@@ -180,7 +180,7 @@ export async function issueUser(options: {
 }
 
 /** Seeds of the accounts of the bus whose users are issued by config. */
-export type AccountSeeds = { readonly [name in keyof typeof accountSeedFiles]: Uint8Array }
+type AccountSeeds = { readonly [name in keyof typeof accountSeedFiles]: Uint8Array }
 
 /** @throws InvalidArgumentError if one is not there */
 export async function readAccountSeeds(folder: string): Promise<AccountSeeds> {
@@ -194,8 +194,30 @@ export async function readAccountSeeds(folder: string): Promise<AccountSeeds> {
   }
 }
 
+/** Who logs in to the bus by a JWT of the authority. */
+type BusUser =
+  | { readonly kind: 'host'; readonly id: number }
+  | { readonly kind: 'service'; readonly name: BusService }
+
+/** Issues user JWTs of the bus. */
+export type IssueBusUser = (user: {
+  readonly principal: BusUser
+  /** Public nkey. */
+  readonly publicKey: string
+  readonly expiresAt: Date
+}) => string
+
+/** Issues logins, each of the account that its principal belongs to. All replicas of a service have one identity, so one login is for all of them. */
+export function busUsers(seeds: AccountSeeds, now: () => Date = () => new Date()): IssueBusUser {
+  return ({ principal: user, publicKey, expiresAt }) => {
+    const principal = user.kind === 'host' ? user : { ...user, replica: SHARED_REPLICA }
+    const account = seeds[accountOf(principal)]
+    return userJwt({ account, publicKey, principal, now: now(), expiresAt })
+  }
+}
+
 /** What an authority folder says of itself; nobody has looked yet whether it counts now. */
-export interface OpenedAuthority {
+interface OpenedAuthority {
   readonly issuer: Authority
   /** DER. */
   readonly root: Buffer
@@ -240,7 +262,7 @@ const READS_MAX = 2
 
 /**
  * Sees that an authority counts now, and that whoever believes the root believes what it vouches for.
- * @throws ClockWrongError, UnavailableError, CertificateRefusedError
+ * @throws ClockWrongError; CertificateRefusedError, also if it has ended
  */
 export function checkIssuer(issuer: Authority, root: Buffer, now: Date): void {
   const { notAfter } = issuer
@@ -254,7 +276,7 @@ export function checkIssuer(issuer: Authority, root: Buffer, now: Date): void {
   }
   if (now >= notAfter) {
     const remedy = 'see that the clock is right; then run weft authority renew, with the root'
-    throw ended('authority of the domain', notAfter, remedy)
+    throw ended('the authority of the domain', notAfter, remedy)
   }
   // Any member does: what counts is the way to the root.
   const leaf = issueLeaf({
@@ -277,7 +299,7 @@ export function serviceCredentials(options: {
   readonly name: ServiceName
   /** Ed25519, 32 bytes. */
   readonly identityKey: Uint8Array
-  readonly issueBusUser: (name: Exclude<ServiceName, 'nats'>, expiresAt: Date) => string
+  readonly issueBusUser: (name: BusService, expiresAt: Date) => string
   readonly now: Date
 }): CredentialsMessage {
   const { issuer, root, directoryKey, places, name, now } = options
@@ -333,11 +355,7 @@ async function readCertificate(folder: string, name: string, part: string): Prom
   return der ?? Buffer.alloc(0)
 }
 
-function ended(service: string, notAfter: Date, remedy: string): UnavailableError {
-  return new UnavailableError({
-    service: `the ${service}`,
-    address: 'its folder',
-    problem: `its certificate has expired at ${notAfter.toISOString()}`,
-    remedy,
-  })
+function ended(subject: string, notAfter: Date, remedy: string): CertificateRefusedError {
+  const problem = `it ended at ${notAfter.toISOString()}`
+  return new CertificateRefusedError({ reason: 'expired', subject, problem, remedy })
 }

@@ -3,13 +3,11 @@ import { mkdir, readdir, rename, rm, rmdir } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import {
   accountNames,
-  accountOf,
   type BusOperator,
   createBusOperator,
   forAccounts,
   natsServerConfig,
   newBusLogin,
-  userJwt,
 } from '@weft/bus/operator'
 import { InvalidArgumentError } from '@weft/errors'
 import {
@@ -30,7 +28,7 @@ import {
   ROOT_LIFETIME_MS,
 } from '@weft/identity/authority'
 import type { Credentials as CredentialsMessage } from '@weft/proto/weftline/identity/v1/identity.ts'
-import { SHARED_REPLICA, serviceCredentials } from './authority.ts'
+import { busUsers, serviceCredentials } from './authority.ts'
 import { formatDomainFile, type Places } from './domain-file.ts'
 import { isMissing, makePrivateFolder, syncFolder, writePrivateFile } from './files.ts'
 import { type MemberKeys, writeIdentity } from './identity-folder.ts'
@@ -232,6 +230,10 @@ function credentialsOfService(
   { now, places }: CreateDomain,
 ): CredentialsMessage {
   const { bus: busKey, identity } = publicKeysOf(services[name])
+  const issueBusUser = busUsers(
+    forAccounts((account) => bus.accounts[account].seed),
+    () => now,
+  )
   return serviceCredentials({
     issuer: intermediate,
     root: root.certificate,
@@ -239,11 +241,8 @@ function credentialsOfService(
     places: placesMessage(places),
     name,
     identityKey: identity,
-    issueBusUser: (service, expiresAt) => {
-      const principal = { kind: 'service', name: service, replica: SHARED_REPLICA } as const
-      const account = bus.accounts[accountOf(principal)].seed
-      return userJwt({ account, publicKey: busKey, principal, now, expiresAt })
-    },
+    issueBusUser: (service, expiresAt) =>
+      issueBusUser({ principal: { kind: 'service', name: service }, publicKey: busKey, expiresAt }),
     now,
   })
 }

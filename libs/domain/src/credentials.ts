@@ -39,20 +39,21 @@ import {
   type Certificate,
   checkCredentials,
   hasIdentity,
+  isSameMember,
   type MemberKeys,
   readIdentity,
   readNextKeys,
-  readRevocations,
+  readVoidKeys,
   type StoredIdentity,
   settleKeys,
   writeCredentials,
-  writeRevocations,
+  writeVoidKeys,
 } from './identity-folder.ts'
 import { NOWHERE, shuffled } from './places.ts'
 import { type KeyRefuser, VoidKeys } from './void-keys.ts'
 
 /** A failed renewal is tried again after a random time below a bound that doubles up to this. */
-export const RENEWAL_PAUSE_MAX_MS: number = 5 * 60_000
+const RENEWAL_PAUSE_MAX_MS = 5 * 60_000
 const RENEWAL_PAUSE_MIN_MS = 1000
 /** Clocks jump and machines sleep: what the time is is looked at this often. */
 const LOOK_MS = 30_000
@@ -124,6 +125,9 @@ class FolderCredentials implements OwnCredentials {
   #tls: TlsMaterial
   #bus: BusLogin | undefined
   readonly #voidKeys = new VoidKeys()
+  /** Of the void keys that are on disk. */
+  #keptChangeCount = 0
+  #keeping: Promise<void> | undefined
   #isRevocationUntold = false
   #renewalProblem: WeftError | undefined
   #failures = 0
@@ -147,14 +151,12 @@ class FolderCredentials implements OwnCredentials {
   }
 
   async start(): Promise<void> {
-    const statement = await readRevocations(this.#options.folder)
-    if (statement !== undefined) {
-      try {
-        this.#voidKeys.take(this.#revocationsIn(statement), this.#now())
-      } catch (error) {
-        // Of a directory key before this one; what counts now is told by config.
-        this.#log.debug({ err: error }, 'revocations on disk are not taken')
-      }
+    try {
+      this.#voidKeys.restore(await readVoidKeys(this.#options.folder), this.#now())
+      this.#keptChangeCount = this.#voidKeys.changeCount
+    } catch (error) {
+      const { message, code } = asWeftError(error)
+      this.#log.error({ err: error, code }, `who was revoked before is not known: ${message}`)
     }
     this.#watcher = watch(this.#options.folder, { persistent: false }, () => {
       this.#isStale = true
@@ -241,7 +243,7 @@ class FolderCredentials implements OwnCredentials {
     if (!this.#voidKeys.take(this.#revocationsIn(statement), this.#now())) return false
     this.#tell('revoked')
     try {
-      await writeRevocations(this.#options.folder, statement)
+      await this.#keepVoidKeys()
     } catch (error) {
       this.#log.warn({ err: error }, 'revocations are not kept over a restart')
     }
@@ -315,11 +317,8 @@ class FolderCredentials implements OwnCredentials {
 
   #take(stored: StoredIdentity): void {
     const before = this.#stored
-    if (sameMember(before, stored)) return
-    if (
-      stored.identity.kind !== before.identity.kind ||
-      stored.identity.id !== before.identity.id
-    ) {
+    if (isSameCredentials(before, stored)) return
+    if (!isSameMember(stored.identity, before.identity)) {
       // Somebody left and joined again: who runs under the former identity has to start anew.
       this.#log.error(
         { before: before.identity, now: stored.identity },
@@ -459,6 +458,22 @@ class FolderCredentials implements OwnCredentials {
     this.#log.error(factsOf(wrong), wrong.message)
   }
 
+  /** Resolves when all keys that are void now are on disk. They are many, so one write has what came during the one before. */
+  async #keepVoidKeys(): Promise<void> {
+    while (this.#keptChangeCount < this.#voidKeys.changeCount) {
+      this.#keeping ??= this.#writeVoidKeys().finally(() => {
+        this.#keeping = undefined
+      })
+      await this.#keeping
+    }
+  }
+
+  async #writeVoidKeys(): Promise<void> {
+    const { changeCount } = this.#voidKeys
+    await writeVoidKeys(this.#options.folder, this.#voidKeys.toKeep(this.#now()))
+    this.#keptChangeCount = changeCount
+  }
+
   #revocationsIn(statement: Signed): Revocations {
     return openStatement('revocations', statement, Revocations, this.directoryKey)
   }
@@ -547,7 +562,7 @@ function decodeClaims(jwt: string): { nats?: { sub?: { allow?: readonly string[]
   }
 }
 
-function sameMember(a: StoredIdentity, b: StoredIdentity): boolean {
+function isSameCredentials(a: StoredIdentity, b: StoredIdentity): boolean {
   return (
     a.message.busJwt === b.message.busJwt &&
     a.certificates.length === b.certificates.length &&

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
@@ -35,7 +34,7 @@ import {
   writeNextKeys,
 } from './identity-folder.ts'
 import { identityFiles, NEXT_SUFFIX } from './layout.ts'
-import { newHostKeys, newUserKeys, publicKeysOf } from './member-keys.ts'
+import { idempotencyKeyOf, newHostKeys, newUserKeys, publicKeysOf } from './member-keys.ts'
 import { NOWHERE } from './places.ts'
 import { findDomain, type PinnedDomain } from './preflight.ts'
 import { writeTenantKeys } from './tenant-keys.ts'
@@ -219,11 +218,6 @@ const UNKNOWN_OUTCOME: ReadonlySet<ErrorCode> = new Set([
   'cancelled',
   'internal',
 ])
-
-/** The same for the same keys, so that a repetition is known as one. */
-function idempotencyKeyOf(keys: MemberKeys): string {
-  return createHash('sha256').update(publicKeyOf(keys.identity)).digest('hex').slice(0, 32)
-}
 
 /** Says whether it was made. */
 async function makeFolder(folder: string): Promise<boolean> {

@@ -5,6 +5,7 @@ import { BrokenInputError, CertificateRefusedError, type WeftError } from '@weft
 import {
   type Identity,
   identityKeyFromPem,
+  KEY_BYTES,
   type Peer,
   pemOf,
   pemOfKey,
@@ -14,7 +15,8 @@ import {
 } from '@weft/identity'
 import {
   Credentials as CredentialsMessage,
-  Signed,
+  Revocations,
+  type RevokedKey,
 } from '@weft/proto/weftline/identity/v1/identity.ts'
 import {
   checkPrivateFolder,
@@ -148,13 +150,13 @@ export function checkCredentials(
   if (!publicKey.equals(expected.publicKey)) throw broken(source, 'it is for another key')
   if (!partsOf(message).root.equals(expected.root)) throw broken(source, 'it is of another root')
   const { identity: before } = expected
-  if (before && (identity.kind !== before.kind || identity.id !== before.id)) {
+  if (before && !isSameMember(identity, before)) {
     throw broken(source, `it is for ${identity.kind} ${identity.id}`)
   }
   return { identity, message }
 }
 
-/** Removes whatever an identity folder holds, keys first overwritten by nothing: disks keep what they want anyway. */
+/** Removes whatever an identity folder holds. Keys are not overwritten before: disks keep what they want anyway. */
 export async function removeIdentity(folder: string): Promise<void> {
   const names = Object.values(identityFiles)
   // The credentials go first: without them nobody takes the rest for an identity.
@@ -165,20 +167,20 @@ export async function removeIdentity(folder: string): Promise<void> {
   await syncFolder(folder)
 }
 
-/** Reads the newest revocations that were written. */
-export async function readRevocations(folder: string): Promise<Signed | undefined> {
-  const bytes = await readPrivateFile(join(folder, identityFiles.revocations))
+/** Reads which keys were void when that was written last. @throws BrokenInputError */
+export async function readVoidKeys(folder: string): Promise<readonly RevokedKey[]> {
+  const path = join(folder, identityFiles.voidKeys)
+  const bytes = await readPrivateFile(path)
   try {
-    return bytes && Signed.decode(bytes)
+    return bytes ? Revocations.decode(bytes).keys : []
   } catch {
-    // Only what is newer than them is lost, and that is told again.
-    return undefined
+    throw broken(path, 'it is no message weftline.identity.v1.Revocations')
   }
 }
 
-export async function writeRevocations(folder: string, statement: Signed): Promise<void> {
-  const bytes = Signed.encode(statement).finish()
-  await writePrivateFile(join(folder, identityFiles.revocations), bytes)
+export async function writeVoidKeys(folder: string, keys: readonly RevokedKey[]): Promise<void> {
+  const bytes = Revocations.encode({ number: 0n, keys: [...keys] }).finish()
+  await writePrivateFile(join(folder, identityFiles.voidKeys), bytes)
 }
 
 async function writeKeys(folder: string, keys: MemberKeys, suffix: string): Promise<void> {
@@ -212,6 +214,11 @@ function parseKey(pem: Buffer, path: string, parse: (pem: string) => KeyObject):
   } catch (error) {
     throw broken(path, error instanceof Error ? error.message : String(error))
   }
+}
+
+/** Whether two identities of a domain are of one host, user or service. */
+export function isSameMember(one: Identity, other: Identity): boolean {
+  return one.kind === other.kind && one.id === other.id
 }
 
 function decodeCredentials(bytes: Buffer, source: string): CredentialsMessage {
@@ -250,14 +257,13 @@ function verifiedMember(
   const [first] = peers
   if (first === undefined) throw broken(source, 'no certificate begins before its authority ends')
   const publicKey = Buffer.from(first.publicKey)
-  const { kind, id, domain } = first.identity
   for (const { identity, publicKey: key } of peers) {
     if (!publicKey.equals(key)) throw broken(source, 'its certificates are of several keys')
-    if (identity.kind !== kind || identity.id !== id)
-      throw broken(source, 'it is of several members')
+    if (!isSameMember(identity, first.identity)) throw broken(source, 'it is of several members')
   }
-  if (domain !== message.domain) throw broken(source, `it is not of domain ${message.domain}`)
-  if (message.directoryKey.length !== 32) throw broken(source, 'it has no directory key')
+  if (first.identity.domain !== message.domain)
+    throw broken(source, `it is not of domain ${message.domain}`)
+  if (message.directoryKey.length !== KEY_BYTES) throw broken(source, 'it has no directory key')
   return { identity: first.identity, publicKey }
 }
 

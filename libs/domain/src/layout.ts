@@ -52,8 +52,8 @@ export const identityFiles = {
   busSeed: 'bus.seed',
   /** Message `weftline.identity.v1.Credentials`. */
   credentials: 'credentials.binpb',
-  /** Message `weftline.identity.v1.Signed`: the newest revocations that were heard of. */
-  revocations: 'revocations.binpb',
+  /** Message `weftline.identity.v1.Revocations`: all keys that are void by what was heard of, with number 0. */
+  voidKeys: 'void-keys.binpb',
   /** Keys of locked tenants, a line each (`formatTenantKey`): what a host was told to trust; hosts only. */
   tenantKeys: 'tenant-keys',
 } as const

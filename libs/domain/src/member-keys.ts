@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { newBusKeys, openBusSeed } from '@weft/bus/operator'
 import { generateIdentityKey, generateTunnelKey, publicKeyOf } from '@weft/identity'
 import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
@@ -20,6 +21,11 @@ export function newServiceKeys(): MemberKeys {
 /** New keys of a user, who has no business on the bus. */
 export function newUserKeys(): MemberKeys {
   return { identity: generateIdentityKey(), tunnel: undefined, busSeed: undefined }
+}
+
+/** An idempotency key that is the same for the same keys, so that a repetition is known as one. */
+export function idempotencyKeyOf({ identity }: MemberKeys): string {
+  return createHash('sha256').update(publicKeyOf(identity)).digest('hex').slice(0, 32)
 }
 
 /** What others may know of a member's keys. */

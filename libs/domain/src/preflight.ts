@@ -28,6 +28,7 @@ const HANDSHAKE_TIMEOUT_MS = 5000
 
 const COMPARE_FINGERPRINTS =
   'compare the fingerprint that was given with what weft init printed, or with what weft context show says to somebody who is in the domain (on a host: WEFT_IDENTITY=/var/lib/weft/identity weft context show): if they are the same, another domain answers at this address, so check --control'
+
 /**
  * Looks who answers, without saying anything: a handshake without a certificate of our own. Only a server with a chain to
  * the root of this fingerprint, for `service/config`, gets past.

@@ -1,4 +1,4 @@
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import { asWeftError, NotEnrolledError, PermissionDeniedError } from '@weft/errors'
 import { publicKeyOf, signStatement } from '@weft/identity'
 import {
@@ -17,7 +17,7 @@ import {
   writeCredentials,
   writeNextKeys,
 } from './identity-folder.ts'
-import { newHostKeys, publicKeysOf } from './member-keys.ts'
+import { idempotencyKeyOf, newHostKeys, publicKeysOf } from './member-keys.ts'
 
 export interface MemberFolder {
   /** Identity folder. */
@@ -50,7 +50,7 @@ export async function rotateHostKeys(options: MemberFolder): Promise<void> {
     before.keys.identity,
   )
   const publicKey = publicKeyOf(keys.identity)
-  const idempotencyKey = createHash('sha256').update(publicKey).digest('hex').slice(0, 32)
+  const idempotencyKey = idempotencyKeyOf(keys)
   const ask = async (own: OwnCredentials) =>
     await firstAnswer('config', own.places.config, async (address) => {
       await using config = connect(address, CertificateServiceService, {

@@ -14,7 +14,7 @@ import {
 } from './files.ts'
 import { natsFiles } from './layout.ts'
 
-export interface KeepTlsFilesOptions {
+interface KeepTlsFilesOptions {
   /** Whose certificate it is; they renew themselves. */
   readonly credentials: Pick<OwnCredentials, 'tls' | 'onChange'>
   /** Gets `chain.pem`, `key.pem` and `roots.pem`; its owner alone may enter it. */

@@ -1,10 +1,12 @@
+import { VOID_KEY_LIFE_MS } from '@weft/identity/authority'
 import type { Record as StoredRecord } from '@weft/proto/weftline/config/v1/records.ts'
-import type { Revocations } from '@weft/proto/weftline/identity/v1/identity.ts'
+import type { Revocations, RevokedKey } from '@weft/proto/weftline/identity/v1/identity.ts'
 
-/** No certificate, bus login or row that was made for a key lives longer (`TOLD_FOR_MS` of config). */
-const VOID_FOR_MS = 8 * 24 * 3_600_000
 /** The VN database has up to 65,536 void keys and 16,384 hosts; about 150 bytes each. Beyond it the one told first is forgotten. */
 const VOID_KEYS_MAX = 98_304
+/** Of them the ones that were told last are kept over a restart, at 43 bytes each: no file has more than 1 MiB. */
+const KEPT_MAX = 20_000
+const KEY_BYTES = 32
 
 /**
  * Keys that are void. A statement names the newest ones only, so what was told before stays beside it, for as long as
@@ -14,6 +16,12 @@ export class VoidKeys {
   /** From when on, in milliseconds since 1970, by key in hexadecimal digits. */
   readonly #since = new Map<string, number>()
   #number = 0n
+  #changeCount = 0
+
+  /** Grows whenever a key comes or goes, or its time is another. */
+  get changeCount(): number {
+    return this.#changeCount
+  }
 
   isVoid(publicKey: Uint8Array, nowMs: number): boolean {
     const since = this.#since.size > 0 ? this.#since.get(hex(publicKey)) : undefined
@@ -45,9 +53,30 @@ export class VoidKeys {
     return this.#add(hex(publicKey), atMs) && atMs <= nowMs
   }
 
+  /** Those that are void by now, to be restored later; of very many those that were told last. */
+  toKeep(nowMs: number): RevokedKey[] {
+    return [...this.#since]
+      .filter(([, at]) => at <= nowMs)
+      .slice(-KEPT_MAX)
+      .map(([key, at]) => ({
+        identityKey: Buffer.from(key, 'hex'),
+        hostId: 0,
+        revokedAtUnixMs: BigInt(at),
+      }))
+  }
+
+  /** Takes back what was kept: until a statement comes, what is long past too. */
+  restore(keys: readonly RevokedKey[], nowMs: number): void {
+    for (const { identityKey, revokedAtUnixMs } of keys) {
+      if (identityKey.length !== KEY_BYTES) continue
+      this.#add(hex(identityKey), Math.min(Number(revokedAtUnixMs), nowMs))
+    }
+  }
+
   #add(key: string, atMs: number): boolean {
     const before = this.#since.get(key)
     if (before !== undefined && before <= atMs) return false
+    this.#changeCount++
     this.#since.set(key, atMs)
     if (this.#since.size > VOID_KEYS_MAX) {
       const [first] = this.#since.keys()
@@ -58,7 +87,9 @@ export class VoidKeys {
 
   #forget(told: ReadonlySet<string>, nowMs: number): void {
     for (const [key, at] of this.#since) {
-      if (isPast(at, nowMs) && !told.has(key)) this.#since.delete(key)
+      if (!isPast(at, nowMs) || told.has(key)) continue
+      this.#changeCount++
+      this.#since.delete(key)
     }
   }
 }
@@ -78,7 +109,7 @@ export function refuseVoidKey({ kind }: StoredRecord, refuser: KeyRefuser): void
 }
 
 function isPast(atMs: number, nowMs: number): boolean {
-  return atMs <= nowMs - VOID_FOR_MS
+  return atMs <= nowMs - VOID_KEY_LIFE_MS
 }
 
 function hex(key: Uint8Array): string {

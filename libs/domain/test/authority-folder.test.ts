@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { after, before, beforeEach, test } from 'node:test'
 import {
   BrokenInputError,
+  CertificateRefusedError,
   ClockWrongError,
   InvalidArgumentError,
-  UnavailableError,
 } from '@weft/errors'
 import { pemOfKey, publicKeyOf, verifyChain } from '@weft/identity'
 import { createIntermediate } from '@weft/identity/authority'
@@ -53,7 +53,8 @@ test('a renewed authority has a key of its own and 30 days, and the former one i
 test('an authority that has ended is renewed all the same, and services get certificates by it', async () => {
   const now = daysLater(60)
   await assert.rejects(issue('nats', now), (error) => {
-    assert(error instanceof UnavailableError)
+    assert(error instanceof CertificateRefusedError)
+    assert.equal(error.reason, 'expired')
     assert.match(error.remedy, /weft authority renew/)
     return true
   })
@@ -118,7 +119,10 @@ test('a root of another domain, one that ended, and one that others may read, ch
     assert.match(error.message, /its root is not the one in/)
     return true
   })
-  await assert.rejects(renewWith(at('root'), daysLater(3651)), UnavailableError)
+  await assert.rejects(renewWith(at('root'), daysLater(3651)), {
+    code: 'certificate-refused',
+    message: /^the root of the domain is refused: it has expired/,
+  })
   await assert.rejects(renewWith(at('root'), daysLater(-1)), { code: 'certificate-refused' })
   await assert.rejects(renewWith(at('authority'), BEGIN), /root\.key is not there/)
   chmodSync(at('root'), 0o755)

@@ -9,6 +9,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  writeFileSync,
 } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -26,6 +27,7 @@ import {
 } from '@weft/errors'
 import { generateIdentityKey, identityKeyFromPem, publicKeyOf, signStatement } from '@weft/identity'
 import { Revocations } from '@weft/proto/weftline/identity/v1/identity.ts'
+import { createLogger } from '@weft/telemetry'
 import { eventually, findNatsServer } from '@weft/testing'
 import { type CreatedDomain, createDomain } from '../src/create.ts'
 import { joinHost, leaveDomain, loginUser, rotateHostKeys } from '../src/enrolment.ts'
@@ -37,6 +39,7 @@ import {
   readIdentity,
   waitForIdentity,
 } from '../src/index.ts'
+import { identityFiles } from '../src/layout.ts'
 import { CODE, HOST_ID, startAuthority, type TestAuthority, TOKEN } from './authority.ts'
 
 const HOUR_MS = 3_600_000
@@ -429,6 +432,49 @@ test('who was told to be revoked stays so for 8 days, although later statements 
   // Somebody kept it.
   assert.equal(await own.noteRevocations(statement(6n, [first], now)), false)
   assert.deepEqual(refused(), [false, false, true])
+})
+
+test('whoever any statement of the last 8 days named stays out over a restart', async () => {
+  await enrolled()
+  const path = join(domain.folder, 'authority', authorityFiles.directoryKey)
+  const directoryKey = identityKeyFromPem(readFileSync(path, 'utf8'))
+  const told = (number: bigint, identityKey: Buffer) => {
+    const keys = [{ identityKey, hostId: 9, revokedAtUnixMs: BigInt(Date.now()) }]
+    const payload = Revocations.encode({ number, keys }).finish()
+    return signStatement('revocations', payload, directoryKey)
+  }
+  const victims = [1, 2, 3, 4].map((byte) => Buffer.alloc(32, byte))
+  const [first, second, ...others] = victims
+  assert(first && second)
+  {
+    await using own = await openCredentials({ folder: identityFolder, renew: 'watch' })
+    await own.noteRevocations(told(5n, first))
+    await own.noteRevocations(told(6n, second))
+    await Promise.all(
+      others.map((key, index) => own.noteRevocations(told(7n + BigInt(index), key))),
+    )
+  }
+
+  await using again = await openCredentials({ folder: identityFolder, renew: 'watch' })
+
+  assert.deepEqual(
+    victims.map((key) => again.isRevoked(key)),
+    [true, true, true, true],
+  )
+  const { mode } = statSync(join(identityFolder, identityFiles.voidKeys))
+  assert.equal(mode & 0o777, 0o600)
+})
+
+test('void keys on disk that cannot be read are said to be lost, and keep nobody from starting', async () => {
+  await enrolled()
+  writeFileSync(join(identityFolder, identityFiles.voidKeys), Buffer.from([0xff]), { mode: 0o600 })
+  const lines: string[] = []
+  const log = createLogger({ service: 'test', stream: { write: (line) => void lines.push(line) } })
+
+  await using own = await openCredentials({ folder: identityFolder, renew: 'watch', log })
+
+  assert.equal(own.isRevoked(Buffer.alloc(32, 1)), false)
+  assert(lines.some((line) => line.includes('who was revoked before is not known')))
 })
 
 test('a key that the VN database makes void is refused from its time on, and listeners are told once', async () => {

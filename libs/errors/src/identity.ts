@@ -188,12 +188,16 @@ export class NotEnrolledError extends WeftError {
 
 /** A privileged action was not done, because it could not be recorded. */
 export class AuditUnavailableError extends WeftError {
-  constructor(facts: { what: string; problem: string }, options?: { readonly cause?: unknown }) {
+  constructor(
+    facts: { what: string; problem: string; remedy?: string },
+    options?: { readonly cause?: unknown },
+  ) {
     super(
       'audit-unavailable',
       `${facts.what} was not done, because it cannot be audited: ${facts.problem}`,
       facts,
-      'see that the audit logs of config can be written (disk, bus), then try again',
+      facts.remedy ??
+        'see that the audit logs of config can be written (disk, bus), then try again',
       options,
     )
   }

@@ -268,12 +268,12 @@ export class NetworkFullError extends WeftError {
 
 export class LimitReachedError extends WeftError {
   /** `what` in the plural, for example `networks of tenant blue`. */
-  constructor(facts: { what: string; limit: number }) {
+  constructor(facts: { what: string; limit: number; remedy?: string }) {
     super(
       'limit-reached',
       `there are already ${facts.limit} ${facts.what}, and no more are allowed`,
       facts,
-      'remove what is not needed',
+      facts.remedy ?? 'remove what is not needed',
     )
   }
 }

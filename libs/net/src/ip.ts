@@ -56,12 +56,6 @@ export function sameAddress(a: IpAddress, b: IpAddress): boolean {
   return a.value === b.value && a.family === b.family
 }
 
-/** Orders IPv4 before IPv6, then by number; for `sort`. */
-export function compareAddresses(a: IpAddress, b: IpAddress): number {
-  if (a.family !== b.family) return a.family - b.family
-  return a.value < b.value ? -1 : a.value > b.value ? 1 : 0
-}
-
 /** A key for maps and sets, unique over both families: IPv6 addresses lie above all IPv4 ones. */
 export function addressKey(address: IpAddress): bigint {
   return address.family === 4 ? address.value : address.value + V6_SPACE

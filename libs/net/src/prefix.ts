@@ -37,14 +37,6 @@ export function canonical(prefix: Prefix): Prefix {
   return { address: firstAddress(prefix), lengthBits: prefix.lengthBits }
 }
 
-export function samePrefix(a: Prefix, b: Prefix): boolean {
-  return (
-    a.lengthBits === b.lengthBits &&
-    a.address.family === b.address.family &&
-    firstValue(a) === firstValue(b)
-  )
-}
-
 export function contains(prefix: Prefix, address: IpAddress): boolean {
   return (
     prefix.address.family === address.family &&

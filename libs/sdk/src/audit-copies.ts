@@ -70,6 +70,8 @@ export interface AuditChainReport {
   readonly entries: readonly Entry[]
   /** The newest valid one. */
   readonly head: Head | undefined
+  /** Ed25519 public key of who signed it, 32 bytes. */
+  readonly signer: Uint8Array | undefined
   readonly findings: readonly AuditFinding[]
   /** Intents of which nobody knows what came of them: the writer crashed, or they are being done. */
   readonly unknownOutcomes: readonly bigint[]
@@ -100,6 +102,7 @@ export function verifyAuditCopies(
     writer,
     entries,
     head: heads.newest,
+    signer: heads.signer,
     findings: notes.findings,
     unknownOutcomes: intentsWithoutOutcome(entries),
   }
@@ -155,6 +158,8 @@ function noteDamage({ name, tornBytes = 0, damagedAtBytes = [] }: AuditCopy, not
 /** The valid heads of all copies. */
 class Heads {
   newest: Head | undefined
+  /** Who signed the newest. */
+  signer: Uint8Array | undefined
   readonly #hashes = new Map<bigint, string>()
 
   constructor(
@@ -169,7 +174,7 @@ class Heads {
         const head = isKnown ? openHead(signed) : undefined
         if (!isKnown) notes.add('unknown-signer', name)
         else if (head?.writer !== writer) notes.add('bad-head', name)
-        else this.#add(head, name, notes)
+        else this.#add(head, signed.signerKey, name, notes)
       }
     }
     if (!this.newest) notes.add('no-head', EVERY_COPY)
@@ -184,12 +189,14 @@ class Heads {
     return this.#hashes.get(number)
   }
 
-  #add(head: Head, copy: string, notes: Notes): void {
+  #add(head: Head, signer: Uint8Array, copy: string, notes: Notes): void {
     const hash = hex(head.hash)
     const known = this.#hashes.get(head.number)
     if (known !== undefined && known !== hash) notes.add('forked', copy, head.number)
     this.#hashes.set(head.number, known ?? hash)
-    if (!this.newest || head.number > this.newest.number) this.newest = head
+    if (this.newest && head.number <= this.newest.number) return
+    this.newest = head
+    this.signer = signer
   }
 }
 

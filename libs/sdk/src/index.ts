@@ -1,7 +1,9 @@
 export * from './audit.ts'
+export * from './audit-copies.ts'
 export * from './context.ts'
 export * from './contexts.ts'
 export { HostClient } from './host-client.ts'
+export { TenantLedger } from './tenant-ledger.ts'
 export {
   type TenantLock,
   type TenantLocks,

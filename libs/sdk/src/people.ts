@@ -176,9 +176,13 @@ export class Audit {
   async chains(): Promise<AuditChain[]> {
     const { heads } = await this.#control.audit.listWriters({})
     return heads
-      .map((head) => ({ head, about: Head.decode(head.payload) }))
+      .map((head) => ({ head, about: headIn(head.payload) }))
       .sort((a, b) => Number(a.about.signedAtUnixMs - b.about.signedAtUnixMs))
-      .map(({ head, about: { writer } }) => ({ writer, head, entries: this.entries(writer) }))
+      .map(({ head, about: { writer } }) => ({
+        writer,
+        head,
+        entries: writer === '' ? [] : this.entries(writer),
+      }))
   }
 
   /** The key by which config signs heads now, lower-case hex: that of the certificate that it shows to this client. */
@@ -198,6 +202,15 @@ export class Audit {
       yield* answer.entries
       number = answer.nextNumber
     } while (number !== 0n)
+  }
+}
+
+/** Of no writer where it is damaged: whoever verifies shows it, and it hides no other chain. */
+function headIn(payload: Uint8Array): Head {
+  try {
+    return Head.decode(payload)
+  } catch {
+    return Head.create()
   }
 }
 

@@ -13,6 +13,7 @@ import type { Proposal } from '@weft/proto/weftline/config/v1/tenant_lock_servic
 import type { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 import type { Control } from './control.ts'
+import { TenantLedger } from './tenant-ledger.ts'
 import { TenantLocks } from './tenant-lock.ts'
 
 /* What config says of a lock, where it may be lying. */
@@ -20,6 +21,7 @@ import { TenantLocks } from './tenant-lock.ts'
 const DOMAIN = 'test.weft'
 const DAY_MS = 24 * 3_600_000
 const NOW = new Date('2026-03-01T12:00:00Z')
+const END = BigInt(NOW.getTime() + 30 * DAY_MS)
 const key = generateIdentityKey()
 const next = generateIdentityKey()
 const stranger = generateIdentityKey()
@@ -124,6 +126,49 @@ test('a number is higher than any before, also by a clock that went back', async
   assert.equal(number, BigInt(NOW.getTime() + DAY_MS) + 1n)
 })
 
+test('what config keeps back of what was signed is still known to who signed it', async () => {
+  say(keyed(1n), key)
+  proposals = [proposed(charter()), proposed(member())]
+  const signed = await review()
+  const notes = new TenantLedger()
+  for (const { statement } of signed.proposals) notes.note(statement)
+  const ledger = TenantLedger.parse(notes.text, 'ledger')
+  await locks.sign(signed, key)
+  const reasonsNow = async () =>
+    (await review(NOW, ledger)).proposals.map(({ reason, word }) => `${reason} ${word.kind}`)
+  assert.deepEqual(await reasonsNow(), [])
+
+  stored = []
+  say(keyed(1n), key)
+  proposals = [proposed(charter()), proposed(member(publicKeyOf(stranger)))]
+
+  assert.deepEqual(await reasonsNow(), ['renewal network', 'changed membership'])
+  const { proposals: now } = await review(NOW, ledger)
+  assert(now[1]?.before?.kind === 'membership')
+  assert.equal(now[1].before.identityKey, hostKey.toString('hex'))
+  const [before] = signed.proposals
+  assert(before && now[0] && now[0].statement.number > before.statement.number)
+})
+
+test('config that shows an older word than the last one hides nothing of it', async () => {
+  say(keyed(1n), key)
+  say({ ...member(publicKeyOf(stranger)), notAfterUnixMs: END }, key)
+  const ledger = new TenantLedger()
+  ledger.note({ ...member(), number: 2n })
+  proposals = [proposed(member(publicKeyOf(stranger)))]
+
+  const { proposals: now } = await review(NOW, ledger)
+
+  assert.deepEqual(
+    now.map(({ reason }) => reason),
+    ['changed'],
+  )
+})
+
+test('a ledger that is none is refused with its line', () => {
+  assert.throws(() => TenantLedger.parse('\nhunter', 'acme.key.signed'), /acme.key.signed:2/)
+})
+
 test('what config proposes no longer is told, and not signed again', async () => {
   say(keyed(1n), key)
   say({ ...member(), notAfterUnixMs: soon() }, key)
@@ -163,9 +208,9 @@ test('the end of a lock is the next key of the chain, and takes away what was sa
   assert(sayings.every(({ word }) => word.kind === 'key'))
 })
 
-function review(now = NOW) {
+function review(now = NOW, ledger = new TenantLedger()) {
   const lifetimeMs = 30 * DAY_MS
-  return locks.review({ tenant: 'acme', tenantId: 17, lifetimeMs, now })
+  return locks.review({ tenant: 'acme', tenantId: 17, lifetimeMs, now, ledger })
 }
 
 async function reasons(now = NOW): Promise<string[]> {

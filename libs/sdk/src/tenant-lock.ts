@@ -7,6 +7,7 @@ import type { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import type { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 import type { Control } from './control.ts'
 import { decodeAddress, decodePrefix, pages, present } from './decode.ts'
+import type { TenantLedger } from './tenant-ledger.ts'
 
 /** What the key of a locked tenant says. Keys are Ed25519 or X25519 in hexadecimal digits. */
 export type TenantWord =
@@ -107,7 +108,8 @@ export class TenantLocks {
   /**
    * What the tenant's key would have to say for all to count that config has of the tenant, as far as it does not say it
    * for another half of `lifetimeMs` already; `hosts` are to be members before they have an endpoint. Whoever took over
-   * config may propose anything: somebody has to look at it before it is signed.
+   * config may propose anything, and keep back what was said before: somebody has to look at it before it is signed, and
+   * only the `ledger` of whoever holds the key tells what is really new.
    */
   async review(options: {
     readonly tenant: string
@@ -117,8 +119,9 @@ export class TenantLocks {
     readonly now: Date
     /** Also what is said for long enough: for another key. */
     readonly isAll?: boolean
+    readonly ledger?: TenantLedger
   }): Promise<TenantReview> {
-    const { tenant, hosts = [], lifetimeMs, now } = options
+    const { tenant, hosts = [], lifetimeMs, now, ledger } = options
     const { sayings, tenantId = options.tenantId } = await this.get(tenant)
     const domain = await this.#control.domain()
     const proposals: TenantProposal[] = []
@@ -140,9 +143,13 @@ export class TenantLocks {
         proposed.add(subject)
         // A network comes before those who are in it.
         if (word.kind === 'network') names.set(word.networkId, word.network)
-        const before = said.get(subject)
+        const saying = said.get(subject)
+        const noted = ledger?.last(domain, tenantId, word)
+        const before = saying && saying.number >= (noted?.number ?? 0n) ? saying : noted
         const enoughMs = options.isAll ? Infinity : lifetimeMs / 2
-        const reason = reasonFor(word, before, now, enoughMs)
+        const leftMs = (saying?.notAfter?.getTime() ?? 0) - now.getTime()
+        const isEnough = before === saying && leftMs >= enoughMs
+        const reason = reasonFor(word, before?.word, isEnough)
         if (reason === undefined) continue
         proposals.push({
           reason,
@@ -279,7 +286,8 @@ function opening(signed: Signed | undefined, domain: string): TenantStatement | 
   }
 }
 
-function wordOf(about: TenantStatement['about'], number: bigint): TenantWord | undefined {
+/** What a statement says; undefined for what this version does not know. */
+export function wordOf(about: TenantStatement['about'], number: bigint): TenantWord | undefined {
   switch (about?.$case) {
     case 'key':
       return {
@@ -316,7 +324,8 @@ function wordOf(about: TenantStatement['about'], number: bigint): TenantWord | u
   }
 }
 
-function subjectOf(word: TenantWord): string {
+/** What a word is about: of two with the same subject the one with the higher number counts. */
+export function subjectOf(word: TenantWord): string {
   switch (word.kind) {
     case 'key':
       return `key ${word.number}`
@@ -329,16 +338,15 @@ function subjectOf(word: TenantWord): string {
   }
 }
 
+/** `isEnough`: what was said before is known to config, and holds for long enough. */
 function reasonFor(
   word: TenantWord,
-  before: TenantSaying | undefined,
-  now: Date,
-  enoughMs: number,
+  before: TenantWord | undefined,
+  isEnough: boolean,
 ): TenantProposal['reason'] | undefined {
   if (!before) return 'new'
-  if (!isSame(word, before.word)) return 'changed'
-  const leftMs = (before.notAfter?.getTime() ?? 0) - now.getTime()
-  return leftMs < enoughMs ? 'renewal' : undefined
+  if (!isSame(word, before)) return 'changed'
+  return isEnough ? undefined : 'renewal'
 }
 
 function isSame(a: TenantWord, b: TenantWord): boolean {

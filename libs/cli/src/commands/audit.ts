@@ -1,11 +1,14 @@
 import { once } from 'node:events'
 import { createReadStream, createWriteStream } from 'node:fs'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { asWeftError, BrokenInputError, ExitCode, InvalidArgumentError } from '@weft/errors'
 import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
-import type { AuditChain, AuditEntry, AuditVerdict } from '@weft/sdk'
+import type { AuditChain, AuditChainReport, AuditCopy, AuditEntry } from '@weft/sdk'
 import type { Command } from 'commander'
 import { collect, wholeNumber } from '../arguments.ts'
+import type { Paint } from '../io.ts'
 import { renderTable, tableView, toPlain, type View } from '../output.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
@@ -15,6 +18,35 @@ const SHOWN_DEFAULT = 50
 const SHOWN_MAX = 100_000
 /** An entry in base64 with what it says in JSON. */
 const LINE_LENGTH_MAX = 64 * 1024
+/** One change is followed by others; more than these say nothing new to people. */
+const PROBLEMS_SHOWN_MAX = 20
+
+interface VerifyOptions {
+  /** Of `weft audit export`. */
+  readonly file?: string
+  /** Audit folder of a replica of config. */
+  readonly files?: string
+  readonly signer?: string[]
+}
+
+/** What is shown of a chain. */
+interface Verdict {
+  readonly writer: string
+  readonly entries: number
+  /** Entries after the newest that a signed head covers: they are linked, but nobody has vouched for them yet. */
+  readonly unsigned: number
+  /** Ed25519 public key of who signed the newest head, lower-case hex; empty without one. */
+  readonly signer: string
+  readonly signedAt: Date | undefined
+  /** Where it was read. */
+  readonly copies: readonly string[]
+  /** Why it is not what was written; none if it is. */
+  readonly problems: readonly string[]
+  /** What a crash of the writer leaves, or a chain that is being written. */
+  readonly notices: readonly string[]
+  /** Intents of which nobody knows what came of them. */
+  readonly unknownOutcomes: readonly bigint[]
+}
 
 interface ListOptions {
   readonly last: number
@@ -76,6 +108,7 @@ export function registerAudit(program: Command, act: Act): void {
     .command('verify')
     .description('verify that nothing was changed, removed or put in; ends with 6 if something was')
     .option('--file <file>', 'what weft audit export wrote, instead of the control server')
+    .option('--files <folder>', 'audit folder of a replica of config: the files in it are compared')
     .option(
       '--signer <key>',
       'public key that has to have signed, 64 hexadecimal digits; may be repeated',
@@ -83,18 +116,37 @@ export function registerAudit(program: Command, act: Act): void {
     )
     .addHelpText(
       'after',
-      '\nWithout --signer it has to be the key that config shows now. It is services.config.identityKey in authority/domain.json, too: give it where config cannot be reached, or is not believed.\n\nExamples:\n  weft audit verify\n  weft audit verify --file audit.jsonl --signer 5f0c...\n',
+      '\nWithout --signer it has to be the key that config shows now. It is services.config.identityKey in authority/domain.json, too: give it where config cannot be reached, or is not believed.\nA chain with no file in the folder is that of another replica; one in a file alone was archived, or removed.\n\nExamples:\n  weft audit verify\n  weft audit verify --files /var/lib/weft/audit\n  weft audit verify --file audit.jsonl --signer 5f0c...\n',
     )
     .action(
-      act(async (session, options: { file?: string; signer?: string[] }) => {
-        const { verifyAuditChain } = await import('@weft/sdk')
+      act(async (session, options: VerifyOptions) => {
+        const { verifyAuditCopies } = await import('@weft/sdk')
         const chains =
           options.file === undefined
             ? await (await session.weft()).audit.chains()
             : await readExport(options.file)
-        const signers = options.signer ?? [await signerOf(session)]
-        const verdicts: AuditVerdict[] = []
-        for (const chain of chains) verdicts.push(await verifyAuditChain(chain, signers))
+        const keys = options.signer ?? [await signerOf(session)]
+        const signers = keys.map((key) => Buffer.from(key, 'hex'))
+        const files = await auditFilesIn(options.files)
+        const verdicts: Verdict[] = []
+        const judge = (writer: string, copies: readonly AuditCopy[]): void => {
+          verdicts.push(verdictOf(verifyAuditCopies(writer, copies, signers), copies))
+        }
+        for (const { writer, head, entries } of chains) {
+          // Heads, files, entries: in this order nothing looks missing of a chain that is being written.
+          const path = files.get(writer)
+          const inFile = path === undefined ? [] : [await fileCopy(path)]
+          files.delete(writer)
+          const name = options.file ?? 'bucket'
+          const heads = head === undefined ? [] : [head]
+          judge(writer, [{ name, heads, entries: await Array.fromAsync(entries) }, ...inFile])
+        }
+        for (const [writer, path] of files) {
+          const copy = await fileCopy(path)
+          // Of a replica that ended before its first record was whole, and did nothing.
+          const isEmpty = copy.entries.length + copy.heads.length === 0
+          if (!isEmpty || copy.damagedAtBytes?.length) judge(writer, [copy])
+        }
         await session.print(verdictView(verdicts))
         const isGood = verdicts.every(({ problems }) => problems.length === 0)
         return isGood ? ExitCode.Ok : ExitCode.Refused
@@ -166,7 +218,64 @@ function newestOf(entries: readonly AuditEntry[], count: number): AuditEntry[] {
     .slice(-count)
 }
 
-function verdictView(verdicts: readonly AuditVerdict[]): View {
+/** Paths of the files of chains in a folder by their writer; none without a folder. */
+async function auditFilesIn(folder: string | undefined): Promise<Map<string, string>> {
+  const files = new Map<string, string>()
+  if (folder === undefined) return files
+  const wrong = (problem: string): InvalidArgumentError => {
+    const remedy = 'name the folder that WEFT_CONFIG_AUDIT_FOLDER of config names'
+    return new InvalidArgumentError({ field: '--files', problem, remedy })
+  }
+  const names = await readdir(folder).catch((error: Error) => {
+    throw wrong(error.message)
+  })
+  for (const name of names.toSorted()) {
+    const [, writer] = /^([\w-]{1,128})\.audit$/.exec(name) ?? []
+    if (writer !== undefined) files.set(writer, join(folder, name))
+  }
+  if (files.size === 0) throw wrong(`${folder} holds no file of a chain`)
+  return files
+}
+
+async function fileCopy(path: string): Promise<AuditCopy> {
+  const { readAuditFile } = await import('@weft/sdk')
+  const bytes = await readFile(path).catch((error: Error) => {
+    const remedy = 'run this as the user as whom config runs'
+    throw new InvalidArgumentError({ field: '--files', problem: error.message, remedy })
+  })
+  // One that does not begin as such a file does was damaged.
+  return readAuditFile(path, bytes) ?? { name: path, entries: [], heads: [], damagedAtBytes: [0] }
+}
+
+function verdictOf(report: AuditChainReport, copies: readonly AuditCopy[]): Verdict {
+  const { writer, entries, head, signer, findings, unknownOutcomes } = report
+  const textsOf = (wanted: 'problem' | 'notice'): string[] =>
+    findings
+      // Those are counted.
+      .filter(({ kind, severity }) => severity === wanted && kind !== 'unsigned')
+      .map(({ text }) => text)
+  return {
+    writer,
+    entries: entries.length,
+    unsigned: entries.filter(({ number }) => number > (head?.number ?? 0n)).length,
+    signer: signer === undefined ? '' : Buffer.from(signer).toString('hex'),
+    signedAt: head && new Date(Number(head.signedAtUnixMs)),
+    copies: copies.map(({ name }) => name),
+    problems: textsOf('problem'),
+    notices: textsOf('notice'),
+    unknownOutcomes,
+  }
+}
+
+function verdictText({ problems, notices }: Verdict, paint: Paint): string {
+  const rest = problems.length - PROBLEMS_SHOWN_MAX
+  const shown = problems.slice(0, PROBLEMS_SHOWN_MAX)
+  if (rest > 0) shown.push(`and ${rest} more`)
+  if (shown.length > 0) return paint('red', shown.join('; '))
+  return [paint('green', 'whole'), ...notices.map((notice) => paint('yellow', notice))].join('; ')
+}
+
+function verdictView(verdicts: readonly Verdict[]): View {
   return {
     data: verdicts,
     text: (paint) =>
@@ -180,13 +289,8 @@ function verdictView(verdicts: readonly AuditVerdict[]): View {
               { title: 'UNSIGNED', value: (row) => String(row.unsigned) },
               { title: 'SIGNED AT', value: (row) => row.signedAt?.toISOString() ?? '-' },
               { title: 'SIGNER', value: (row) => row.signer || '-' },
-              {
-                title: 'VERDICT',
-                value: (row) =>
-                  row.problems.length === 0
-                    ? paint('green', 'whole')
-                    : paint('red', row.problems.join('; ')),
-              },
+              { title: 'COPIES', value: (row) => row.copies.join(', ') },
+              { title: 'VERDICT', value: (row) => verdictText(row, paint) },
             ],
             paint,
           ),

@@ -1,4 +1,4 @@
-import { NotEnrolledError, UnavailableError, WeftError } from '@weft/errors'
+import { NotEnrolledError, UnavailableError } from '@weft/errors'
 import { formatIpAddress } from '@weft/net'
 import type { CacheStatus, Host, HostAddress, HostKind, HostStatus } from '@weft/sdk'
 import type { Command } from 'commander'
@@ -184,9 +184,7 @@ async function statusOf(session: Session, record: Host): Promise<HostStatus | un
     return status.hostId === record.id ? status : undefined
   } catch (error) {
     if (error instanceof UnavailableError) return undefined
-    throw error instanceof WeftError
-      ? error
-      : new UnavailableError({ service: 'host', address: record.name })
+    throw error
   }
 }
 

@@ -1,5 +1,6 @@
-import { readFile } from 'node:fs/promises'
+import { access, readFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
+import { join } from 'node:path'
 import { ExitCode, InvalidArgumentError } from '@weft/errors'
 import type { TenantKeyPin } from '@weft/identity'
 import { ipToBytes } from '@weft/net'
@@ -8,10 +9,14 @@ import type { Command } from 'commander'
 import { checkName, collect, parseJoinAddress, wholeNumber } from '../arguments.ts'
 import { sentenceView } from '../output.ts'
 import type { Act } from '../program.ts'
+import { warnOfClock } from '../report.ts'
 import { confirm, readSecret } from '../secrets.ts'
+import type { Session } from '../session.ts'
 
 /** Where the identity of a host is, the same as `HOST_IDENTITY_DEFAULT` of the domain, which is not loaded for this. */
 export const IDENTITY_DEFAULT = '/var/lib/weft/identity'
+/** The default of `WEFT_FORWARDER_STATE_DIR`. */
+const FORWARDER_STATE_DEFAULT = '/var/lib/weft/forwarder'
 
 interface JoinOptions {
   readonly control: string
@@ -55,6 +60,7 @@ export function registerJoin(program: Command, act: Act): void {
       act(async (session, options: JoinOptions) => {
         const token = await readSecret(session, '--token-file', options.tokenFile)
         const pins = await tenantKeysAt(options.tenantKeys)
+        if (pins.length === 0) await warnOfPins(session)
         const { joinHost } = await import('@weft/domain/enrolment')
         const joined = await joinHost({
           control: options.control,
@@ -80,9 +86,7 @@ export function registerJoin(program: Command, act: Act): void {
           ),
         )
         if (clockWrong === undefined) return ExitCode.Ok
-        session.io.stderr(
-          `${session.paintError('yellow', 'warning:')} ${clockWrong.message}. The forwarder works when the clock is right.\n${session.paintError('bold', 'try:')} ${clockWrong.remedy}\n`,
-        )
+        warnOfClock(session, clockWrong)
         return clockWrong.exitCode
       }),
     )
@@ -94,7 +98,7 @@ export function registerJoin(program: Command, act: Act): void {
     .option('--yes', 'do not ask', false)
     .addHelpText(
       'after',
-      '\nAttached endpoints are detached before. Who joins again after it is another host: start the forwarder anew then; it puts\naway by itself what it knew.\n\nExample:\n  weft leave --yes\n',
+      '\nAttached endpoints are detached before. Who joins again after it is another host: start the forwarder anew then; it puts\naway by itself what it knew, but for the keys of locked tenants of the same domain. Those that it was told (--tenant-keys)\nare removed here: tell it again.\n\nExample:\n  weft leave --yes\n',
     )
     .action(
       act(async (session, options: { identity: string; yes: boolean }) => {
@@ -120,6 +124,20 @@ async function tenantKeysAt(path: string | undefined): Promise<TenantKeyPin[]> {
     throw new InvalidArgumentError({ field: '--tenant-keys', problem: error.message, remedy })
   })
   return parseTenantKeys(text)
+}
+
+/** A machine that was a host before, and has lost what it knew of locked tenants, believes whoever speaks first for one. */
+async function warnOfPins(session: Session): Promise<void> {
+  const isThere = (path: string): Promise<boolean> =>
+    access(path).then(
+      () => true,
+      () => false,
+    )
+  const folder = session.io.env['WEFT_FORWARDER_STATE_DIR'] ?? FORWARDER_STATE_DEFAULT
+  if (!(await isThere(folder)) || (await isThere(join(folder, 'pins')))) return
+  session.io.stderr(
+    `${session.paintError('yellow', 'warning:')} the keys of locked tenants that this machine knew are gone: it believes the first that it sees.\n${session.paintError('bold', 'try:')} tell it: --tenant-keys FILE, with lines of weft tenant show\n`,
+  )
 }
 
 /** The first label of the machine's name, in lower case as names are. */

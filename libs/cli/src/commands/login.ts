@@ -5,6 +5,7 @@ import { InvalidArgumentError } from '@weft/errors'
 import type { Command } from 'commander'
 import { sentenceView } from '../output.ts'
 import type { Act } from '../program.ts'
+import { warnOfClock } from '../report.ts'
 import { readSecret } from '../secrets.ts'
 
 interface LoginOptions {
@@ -60,11 +61,7 @@ export function registerLogin(program: Command, act: Act): void {
         if (former?.identity !== undefined && dirname(former.identity) === own) {
           await rm(former.identity, { recursive: true, force: true })
         }
-        if (clockWrong) {
-          io.stderr(
-            `${session.paintError('yellow', 'warning:')} ${clockWrong.message}\n${clockWrong.remedy}\n`,
-          )
-        }
+        if (clockWrong) warnOfClock(session, clockWrong)
         return sentenceView(
           { user: name, domain: identity.domain, context, identity: folder },
           `you are user ${name} of ${identity.domain}; context ${context} is the current one`,

@@ -1,9 +1,17 @@
 import type { KeyObject } from 'node:crypto'
+import { readFile, stat } from 'node:fs/promises'
 import { InvalidArgumentError, TenantLockedError, TenantNotLockedError } from '@weft/errors'
-import type { Tenant, TenantLock, TenantReview, TenantSaying, TenantWord } from '@weft/sdk'
+import type {
+  Tenant,
+  TenantLedger,
+  TenantLock,
+  TenantReview,
+  TenantSaying,
+  TenantWord,
+} from '@weft/sdk'
 import type { Command } from 'commander'
 import { checkName, collect, wholeNumber } from '../arguments.ts'
-import { type Column, renderTable, sentenceView, type View } from '../output.ts'
+import { type Column, fieldsView, renderTable, sentenceView, type View } from '../output.ts'
 import type { Act } from '../program.ts'
 import { confirm, writeSecret } from '../secrets.ts'
 import type { Session } from '../session.ts'
@@ -19,7 +27,13 @@ interface SignOptions {
   readonly days?: number
   readonly host?: string[]
   readonly yes: boolean
+  readonly acceptNew: boolean
 }
+
+const YES = 'do not ask about renewals: what was said before, and ends soon'
+const ACCEPT_NEW = 'do not ask about renewals and what is new either'
+/** Ledgers are read whole. Sum: 65,536 endpoints' hosts and networks with 200 bytes each are 13 MB. */
+const LEDGER_BYTES_MAX = 64 * 1024 * 1024
 
 export function registerTenantLock(tenant: Command, act: Act): void {
   const name = (text: string): string => checkName('host', text)
@@ -32,10 +46,11 @@ export function registerTenantLock(tenant: Command, act: Act): void {
     .option('--replaces <file>', 'the key that it takes over from, if the tenant is locked already')
     .option('--days <number>', 'how long what is signed holds; 30 if not given', days)
     .option('--host <name>', 'a member before it has an endpoint; may be repeated', collect(name))
-    .option('--yes', 'do not ask', false)
+    .option('--yes', YES, false)
+    .option('--accept-new', ACCEPT_NEW, false)
     .addHelpText(
       'after',
-      '\nThe key never leaves this machine: keep it away from those that run the domain, and a copy of it safe.\nWhat is signed is shown before. While the key is replaced, the networks of the tenant stand still for a moment.\n\nExamples:\n  weft tenant lock acme --key acme.key\n  weft tenant lock acme --key new.key --replaces acme.key\n',
+      '\nThe key never leaves this machine: keep it away from those that run the domain, and a copy of it safe.\nWhat is signed is shown before. While the key is replaced, the networks of the tenant stand still for a moment.\nWhat is signed is noted in FILE.signed beside the key, with which weft tenant sign compares.\n\nExamples:\n  weft tenant lock acme --key acme.key\n  weft tenant lock acme --key new.key --replaces acme.key\n',
     )
     .action(
       act(async (session, text: string, options: SignOptions & { replaces?: string }) => {
@@ -44,10 +59,13 @@ export function registerTenantLock(tenant: Command, act: Act): void {
         const lock = await locks.get(found.name)
         const replaced = await replacedKey(lock, options.replaces)
         // Nothing counts that a key before has signed.
-        const review = await locks.review({ ...found, ...wanted(options), isAll: true })
-        await agree(session, review, `Hosts believe nothing else of tenant ${text}`, options)
+        const ledger = await ledgerAt(options.key, options.replaces)
+        const proposed = await locks.review({ ...found, ...wanted(options), isAll: true, ledger })
+        const what = `Hosts believe nothing else of tenant ${text}`
+        const review = await agree(session, proposed, what, options)
         const key = await keyAt(options.key, true)
         await locks.lock({ ...found, key, ...(replaced && { replaced }) })
+        await noteSigned(options.key, ledger, review)
         await locks.sign(review, key)
         const locked = await locks.get(found.name)
         return sentenceView(
@@ -64,10 +82,11 @@ export function registerTenantLock(tenant: Command, act: Act): void {
     .option('--days <number>', 'how long what is signed holds; 30 if not given', days)
     .option('--host <name>', 'a member before it has an endpoint; may be repeated', collect(name))
     .option('--prune', 'take away at once what config has no use for any more', false)
-    .option('--yes', 'do not ask', false)
+    .option('--yes', YES, false)
+    .option('--accept-new', ACCEPT_NEW, false)
     .addHelpText(
       'after',
-      '\nconfig proposes, and may be lying: compare keys with those that weft host keys shows on the hosts themselves,\nabove all where something has changed. What has less than half of its time left is signed again.\n\nExample:\n  weft tenant sign acme --key acme.key\n',
+      '\nconfig proposes, and may be lying: compare keys with those that weft host keys shows on the hosts themselves,\nabove all where something has changed. What has less than half of its time left is signed again.\nWhat was signed is noted in FILE.signed beside the key: keep it with the key, for config may keep back what was said before.\n--yes signs renewals alone, --accept-new also what is new; what has changed needs somebody who looks at it.\n\nExample:\n  weft tenant sign acme --key acme.key\n',
     )
     .action(
       act(async (session, text: string, options: SignOptions & { prune: boolean }) => {
@@ -75,12 +94,15 @@ export function registerTenantLock(tenant: Command, act: Act): void {
         const found = await tenantNamed(session, text)
         const key = await keyAt(options.key, false)
         checkSpeaks(await locks.get(found.name), await hexOf(key), options.key)
-        const review = await locks.review({ ...found, ...wanted(options) })
-        const dropped = options.prune ? review.leftovers : []
-        if (review.proposals.length === 0 && dropped.length === 0) {
+        const ledger = await ledgerAt(options.key)
+        const proposed = await locks.review({ ...found, ...wanted(options), ledger })
+        const dropped = options.prune ? proposed.leftovers : []
+        if (proposed.proposals.length === 0 && dropped.length === 0) {
           return sentenceView({ signed: 0, dropped: 0 }, `there is nothing to sign for ${text}`)
         }
-        await agree(session, review, `The key of ${text} vouches for this`, options)
+        const what = `The key of ${text} vouches for this`
+        const review = await agree(session, proposed, what, options)
+        await noteSigned(options.key, ledger, review)
         await locks.sign(review, key)
         for (const { id } of dropped) await locks.forget(found.name, id)
         const signed = review.proposals.length
@@ -117,22 +139,15 @@ export async function tenantView(session: Session, name: string): Promise<View> 
   const found = await weft.tenants.get(name)
   const lock = await weft.tenantLocks.get(name)
   const sayings = lock.sayings.filter(({ word }) => word.kind !== 'key')
-  const fields: [string, string][] = [
+  const fields = fieldsView({ ...found, lock }, [
     ...storedFields(found),
     ['locked', lock.isLocked ? `yes, by key ${keyNumber(lock)}` : 'no'],
     ['for tenant-keys', await lineOf(found, lock)],
-  ]
-  const width = Math.max(...fields.map(([field]) => field.length))
+  ])
+  if (sayings.length === 0) return fields
   return {
-    data: { ...found, lock },
-    text: (paint) => {
-      const shown = fields.filter(([, value]) => value !== '')
-      const lines = shown.map(
-        ([field, value]) => `${paint('bold', field.padEnd(width))}  ${value}\n`,
-      )
-      if (sayings.length > 0) lines.push('\n', renderTable(sayings, SAYING_COLUMNS, paint))
-      return lines.join('')
-    },
+    data: fields.data,
+    text: (paint) => `${fields.text(paint)}\n${renderTable(sayings, SAYING_COLUMNS, paint)}`,
   }
 }
 
@@ -153,13 +168,14 @@ const PROPOSAL_COLUMNS: readonly Column<TenantReview['proposals'][number]>[] = [
   },
 ]
 
-/** Shows what is to be signed, and asks. */
+/** Shows what is to be signed, and asks; returns what is agreed to. Where nobody can be asked it is what the options cover. */
 async function agree(
   session: Session,
-  { proposals, leftovers }: TenantReview,
+  review: TenantReview,
   what: string,
-  { yes, days = DAYS_DEFAULT }: SignOptions,
-): Promise<void> {
+  { yes, acceptNew, days = DAYS_DEFAULT }: SignOptions,
+): Promise<TenantReview> {
+  const { proposals, leftovers } = review
   const { io, paintError: paint } = session
   if (proposals.length > 0) io.stderr(`${renderTable(proposals, PROPOSAL_COLUMNS, paint)}\n`)
   const changed = proposals.filter(({ reason }) => reason === 'changed').length
@@ -171,8 +187,59 @@ async function agree(
     const end = saying.notAfter?.toISOString() ?? ''
     io.stderr(`not signed again, config has no use for it: ${subjectText(saying)}, until ${end}\n`)
   }
+  const covered = proposals.filter(
+    ({ reason }) => ((yes || acceptNew) && reason === 'renewal') || (acceptNew && reason === 'new'),
+  )
+  const left = proposals.length - covered.length
+  if ((yes || acceptNew) && left > 0 && !io.isInputTerminal) {
+    const problem = `${counted(left)} of what is new or has changed: somebody has to look at them`
+    const remedy =
+      'run this on a terminal; --accept-new covers what is new, and nothing what has changed'
+    if (covered.length === 0) throw new InvalidArgumentError({ field: '--yes', problem, remedy })
+    io.stderr(`${paint('yellow', 'warning:')} not signed: ${problem}; ${remedy}\n`)
+    return { ...review, proposals: covered }
+  }
   const end = new Date(Date.now() + days * DAY_MS).toISOString()
-  await confirm(session, `${what}, until ${end}`, yes)
+  await confirm(session, `${what}, until ${end}`, (yes || acceptNew) && left === 0)
+  return review
+}
+
+function ledgerPath(key: string): string {
+  return `${key}.signed`
+}
+
+/** What the key has signed so far, or the one that it replaces. */
+async function ledgerAt(key: string, replaced = key): Promise<TenantLedger> {
+  const { TenantLedger } = await import('@weft/sdk')
+  for (const path of [ledgerPath(key), ledgerPath(replaced)]) {
+    const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined
+      throw wrongLedger(error.message)
+    })
+    if (!found) continue
+    if (found.size > LEDGER_BYTES_MAX) throw wrongLedger(`${path} has ${found.size} bytes`)
+    const text = await readFile(path, 'utf8').catch((error: Error) => {
+      throw wrongLedger(error.message)
+    })
+    return TenantLedger.parse(text, path)
+  }
+  return new TenantLedger()
+}
+
+/** Before config is given anything: what was agreed to counts as said, whatever comes of it. */
+async function noteSigned(
+  key: string,
+  ledger: TenantLedger,
+  { proposals }: TenantReview,
+): Promise<void> {
+  const { writePrivateFile } = await import('@weft/domain')
+  for (const { statement } of proposals) ledger.note(statement)
+  await writePrivateFile(ledgerPath(key), ledger.text)
+}
+
+function wrongLedger(problem: string): InvalidArgumentError {
+  const remedy = 'the ledger lies beside the key, and this user has to be able to read it'
+  return new InvalidArgumentError({ field: '--key', problem, remedy })
 }
 
 function wanted({ days = DAYS_DEFAULT, host = [] }: SignOptions) {

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { checkName, collect, collectLabels, parseDurationMs, wholeNumber } from '../arguments.ts'
 import { sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
-import { writeSecret } from '../secrets.ts'
+import { secretView } from '../secrets.ts'
 import { labelText } from '../views.ts'
 
 interface CreateOptions {
@@ -54,13 +54,7 @@ export function registerToken(program: Command, act: Act): void {
           labels: label ?? {},
         })
         const about = `token ${created.token.id}, good for one host until ${created.token.expiresAt.toISOString()}`
-        if (out !== '-') {
-          await writeSecret(out, created.text)
-          return sentenceView(created.token, `${about}, is in ${out}`)
-        }
-        // Standard output has the token and nothing else, so that it can be piped.
-        if (session.options.output === 'table') session.io.stderr(`${about}:\n`)
-        return sentenceView({ ...created.token, text: created.text }, created.text)
+        return await secretView(session, out, { text: created.text, about, data: created.token })
       }),
     )
 

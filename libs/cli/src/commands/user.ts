@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { checkName, collect, parseDurationMs, parseGrant } from '../arguments.ts'
 import { sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
-import { confirm, writeSecret } from '../secrets.ts'
+import { confirm, secretView } from '../secrets.ts'
 import type { Session } from '../session.ts'
 import { removedView } from '../views.ts'
 
@@ -106,12 +106,7 @@ export function registerUser(program: Command, act: Act): void {
           ...(ttl !== undefined && { ttlMs: ttl }),
         })
         const about = `login code of ${name}, good until ${expiresAt.toISOString()}`
-        if (out !== '-') {
-          await writeSecret(out, text)
-          return sentenceView({ user: name, expiresAt }, `${about}, is in ${out}`)
-        }
-        if (session.options.output === 'table') session.io.stderr(`${about}:\n`)
-        return sentenceView({ user: name, expiresAt, text }, text)
+        return await secretView(session, out, { text, about, data: { user: name, expiresAt } })
       }),
     )
 }
