@@ -75,7 +75,6 @@ export interface NewHosts {
 export async function newJoiners(lab: Lab, { prefix, count, subnet }: NewHosts): Promise<Joiner[]> {
   const { controlAddress, hosts } = lab.plan
   const zone = hosts[0]?.zone ?? ''
-  const replicas = lab.processes().filter(({ name }) => /^config(-\d+)?$/.test(name)).length
   const joiners: Joiner[] = []
   const make = async (index: number): Promise<void> => {
     const name = `${prefix}-${index}`
@@ -84,7 +83,7 @@ export async function newJoiners(lab: Lab, { prefix, count, subnet }: NewHosts):
       hostName: name,
       ttlMs: TOKEN_TTL_MS,
     })
-    const control = `${controlAddress}:${PORTS.enrolment + (index % replicas)}`
+    const control = `${controlAddress}:${PORTS.enrolment + (index % lab.configReplicas)}`
     const address = `10.${subnet}.${index >> 8}.${index & 255}`
     const source = `${SOURCES}.${(index + 1) >> 8}.${(index + 1) & 255}`
     joiners[index] = { name, token: text, address, source, control }

@@ -1,8 +1,7 @@
 import { existsSync } from 'node:fs'
-import { join as joinPath } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type HostPlan, type Lab, PORTS } from '@weft/lab'
-import { formatIpAddress, parseIpAddress } from '@weft/net'
+import { type HostPlan, joinCommand, type Lab, leaveCommand, newJoinToken } from '@weft/lab'
+import { parseIpAddress } from '@weft/net'
 import { type EndpointRef, HostClient } from '@weft/sdk'
 import { NewPlace } from '../support/place.ts'
 import { startFirstAnswer } from '../support/probe.ts'
@@ -17,7 +16,6 @@ const GIVE_UP_MS = 20_000
 const POLL_MS = 5
 /** The hosts that stay have forgotten the one before by then. */
 const SETTLE_MS = 1000
-const TOKEN_TTL_MS = 600_000
 
 /**
  * From the start of `weft join` on a host to the first ping that another host gets answered by an endpoint there: the join, the start
@@ -79,27 +77,13 @@ async function joinOnce(
   const { place, ref, address } = newcomer
   const parsed = parseIpAddress(address)
   if (parsed === undefined) throw new TypeError(address)
-  const { text } = await lab.client.tokens.create({
-    zone: host.zone,
-    hostName: host.name,
-    ttlMs: TOKEN_TTL_MS,
-  })
-  const addresses = host.underlayAddresses.map((own) => formatIpAddress(own.address))
+  const token = await newJoinToken(lab.client, host)
+  const joining = { fingerprint: fingerprintOfLab(lab), ownerUid: forwarderUid(lab) }
   await using answer = await startFirstAnswer(placeOf(lab, 'blue/web'), address, GIVE_UP_MS)
 
   const startedAt = process.hrtime.bigint()
   const sinceStartMs = (): number => Number(process.hrtime.bigint() - startedAt) / 1e6
-  await weft(
-    lab,
-    host,
-    [
-      ...['join', '--control', `${lab.plan.controlAddress}:${PORTS.enrolment}`],
-      ...['--fingerprint', fingerprintOfLab(lab), '--token-file', '-', '--name', host.name],
-      ...addresses.flatMap((own) => ['--address', own]),
-      ...['--owner', String(forwarderUid(lab))],
-    ],
-    text,
-  )
+  await mustRun(lab, host, joinCommand(lab.plan, host, joining), token)
   const joinedMs = sinceStartMs()
   await lab.start(FORWARDER)
   await using api = await untilServed(host)
@@ -115,7 +99,7 @@ async function joinOnce(
 
 /** Makes the host one that is not in the domain. */
 async function leave(lab: Lab, host: HostPlan): Promise<void> {
-  await weft(lab, host, ['leave', '--yes'])
+  await mustRun(lab, host, leaveCommand(lab.plan, host))
   await lab.stop(FORWARDER)
   await sleep(SETTLE_MS)
 }
@@ -140,24 +124,14 @@ async function untilServed(host: HostPlan): Promise<HostClient> {
   }
 }
 
-/** Runs the command on a host, for its identity. */
-async function weft(
+async function mustRun(
   lab: Lab,
   host: HostPlan,
-  words: readonly string[],
+  argv: readonly string[],
   input?: string,
 ): Promise<void> {
-  const bin = joinPath(lab.plan.folder, 'bin')
-  const { code, stderr } = await lab.run(
-    host.name,
-    [joinPath(bin, 'node'), joinPath(bin, 'weft.mjs'), ...words, '--identity', identityOf(host)],
-    input === undefined ? {} : { input },
-  )
-  if (code !== 0) throw new Error(`weft ${words[0]} ended with ${code}: ${stderr.trim()}`)
-}
-
-function identityOf(host: HostPlan): string {
-  return joinPath(host.folder, 'identity')
+  const { code, stderr } = await lab.run(host.name, argv, input === undefined ? {} : { input })
+  if (code !== 0) throw new Error(`${argv.join(' ')} ended with ${code}: ${stderr.trim()}`)
 }
 
 function forwarderUid(lab: Lab): number {

@@ -7,6 +7,7 @@ export {
   type StartOptions,
   startLab,
 } from './lab.ts'
+export { joinCommand, leaveCommand, newJoinToken } from './members.ts'
 export * from './plan.ts'
 export { removeLab } from './remove.ts'
 export { requireRoot } from './root.ts'

@@ -29,6 +29,7 @@ import {
 } from './plan.ts'
 import { attach, createRecords } from './populate.ts'
 import {
+  configReplicasOf,
   configSocket,
   keeperUid,
   natsConfigFile,
@@ -204,6 +205,11 @@ export class Lab implements AsyncDisposable {
   /** Hosts on which our processes run. */
   get weftHosts(): HostPlan[] {
     return this.plan.hosts.filter((host) => host.kind === 'weft')
+  }
+
+  /** How many replicas of config it has. */
+  get configReplicas(): number {
+    return configReplicasOf(this.#specs)
   }
 
   /** The context of one replica of config, by index. */

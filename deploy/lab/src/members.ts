@@ -10,6 +10,7 @@ import { inNamespace } from './network.ts'
 import { type HostPlan, type LabPlan, PORTS } from './plan.ts'
 import {
   configName,
+  configReplicasOf,
   controlFolder,
   identityFolder,
   natsDomainFolder,
@@ -29,7 +30,7 @@ const TOKEN_TTL_MS = 10 * 60_000
  */
 export async function makeDomain(plan: LabPlan, specs: readonly ProcessSpec[]): Promise<string> {
   const out = domainFolder(plan)
-  const replicas = specs.filter(({ name }) => /^config(-[0-9]+)?$/.test(name)).length
+  const replicas = configReplicasOf(specs)
   const address = (port: number): string => `${plan.controlAddress}:${port}`
   const { fingerprint } = await createDomain({
     name: DOMAIN,
@@ -94,38 +95,60 @@ export function natsDomain(plan: LabPlan): {
   }
 }
 
+/** What a host is told when it joins. */
+export interface Joining {
+  /** Of the domain's root. */
+  readonly fingerprint: string
+  /** User id as which its forwarder runs. */
+  readonly ownerUid: number
+  /** File of the keys of locked tenants. */
+  readonly tenantKeys?: string
+}
+
 /** Makes a host a member: a token by the owner, then `weft join` on the host, as an operator would. */
 export async function joinHost(
   weft: Weft,
   plan: LabPlan,
   host: HostPlan,
-  {
-    fingerprint,
-    ownerUid,
-    tenantKeys,
-  }: {
-    readonly fingerprint: string
-    readonly ownerUid: number
-    /** File of the keys of locked tenants. */
-    readonly tenantKeys?: string
-  },
+  joining: Joining,
 ): Promise<void> {
-  const { name, zone } = host
-  const { text } = await weft.tokens.create({ zone, hostName: name, ttlMs: TOKEN_TTL_MS })
-  const addresses = host.underlayAddresses.map(({ address }) => formatIpAddress(address))
   const { code, stderr } = await run(
-    [
-      ...inNamespace(host.namespace),
-      ...[`${plan.folder}/bin/node`, `${plan.folder}/bin/weft.mjs`, 'join'],
-      ...['--control', `${plan.controlAddress}:${PORTS.enrolment}`],
-      ...['--fingerprint', fingerprint, '--token-file', '-'],
-      ...['--name', name, ...addresses.flatMap((address) => ['--address', address])],
-      ...['--identity', identityFolder(host), '--owner', String(ownerUid)],
-      ...(tenantKeys === undefined ? [] : ['--tenant-keys', tenantKeys]),
-    ],
-    { input: text, timeoutMs: JOIN_TIMEOUT_MS },
+    [...inNamespace(host.namespace), ...joinCommand(plan, host, joining)],
+    { input: await newJoinToken(weft, host), timeoutMs: JOIN_TIMEOUT_MS },
   )
-  if (code !== 0) throw new InternalError(`${name} cannot join: ${stderr.trim()}`)
+  if (code !== 0) throw new InternalError(`${host.name} cannot join: ${stderr.trim()}`)
+}
+
+/** A token by which a host may join, and no other. */
+export async function newJoinToken(weft: Weft, { name, zone }: HostPlan): Promise<string> {
+  return (await weft.tokens.create({ zone, hostName: name, ttlMs: TOKEN_TTL_MS })).text
+}
+
+/** `weft join` for a host that is not in the domain, with the token on its standard input. */
+export function joinCommand(
+  plan: LabPlan,
+  host: HostPlan,
+  { fingerprint, ownerUid, tenantKeys }: Joining,
+): string[] {
+  const addresses = host.underlayAddresses.map(({ address }) => formatIpAddress(address))
+  return [
+    ...memberCommand(plan, host, 'join'),
+    ...['--control', `${plan.controlAddress}:${PORTS.enrolment}`],
+    ...['--fingerprint', fingerprint, '--token-file', '-'],
+    ...['--name', host.name, ...addresses.flatMap((address) => ['--address', address])],
+    ...['--owner', String(ownerUid)],
+    ...(tenantKeys === undefined ? [] : ['--tenant-keys', tenantKeys]),
+  ]
+}
+
+/** `weft leave` for a host that is in the domain. */
+export function leaveCommand(plan: LabPlan, host: HostPlan): string[] {
+  return [...memberCommand(plan, host, 'leave'), '--yes']
+}
+
+function memberCommand(plan: LabPlan, host: HostPlan, command: 'join' | 'leave'): string[] {
+  const bin = `${plan.folder}/bin`
+  return [`${bin}/node`, `${bin}/weft.mjs`, command, '--identity', identityFolder(host)]
 }
 
 /** Gives a folder with all that is in it to a user, for nobody else to read. */

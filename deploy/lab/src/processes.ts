@@ -41,6 +41,11 @@ export function configName(index: number): string {
   return index === 0 ? 'config' : `config-${index + 1}`
 }
 
+/** How many of them are among these processes. */
+export function configReplicasOf(specs: readonly ProcessSpec[]): number {
+  return specs.filter(({ name }) => /^config(-[0-9]+)?$/.test(name)).length
+}
+
 /** Folder of a process of the control plane. */
 export function controlFolder(plan: LabPlan, name: string): string {
   return `${plan.folder}/control/${name}`

@@ -14,7 +14,7 @@ import { assertNothingLost, Traffic } from '../support/traffic.ts'
 const CAPTURED = join(ROOT, 'test/e2e/support/captured.ts')
 const HOST = 'gamma'
 const [web, , api] = BLUE
-const RESETS = scaled(10_000, 600_000)
+const RESETS = scaled(10_000, 100_000)
 const TIMEOUT_MS = scaled(60_000, 600_000)
 /** T14 of the threat model. */
 const GROWTH_MAX_BYTES = 64 * 2 ** 20
