@@ -60,7 +60,8 @@ const SERVICE_CONFIG = {
 }
 
 /**
- * Makes a client of a service. It connects at its first call and again whenever that is needed; with a certificate that was
+ * Makes a client of a service at `target`: `HOST:PORT`, or those of all its replicas with commas between them, of which the
+ * first that answers is used, or `unix:/PATH`. It connects at its first call and again whenever that is needed; with a certificate that was
  * renewed for the calls that begin from then on, while those that run stay where they are.
  */
 export function connect<S extends ServiceDefinition>(

@@ -32,7 +32,7 @@ export class Dials {
     this.#limits.clear()
   }
 
-  /** What a channel to `target` (`HOST:PORT` or `unix:/PATH`) is made with. */
+  /** What a channel to `target` (`HOST:PORT`, several with commas between them, or `unix:/PATH`) is made with. */
   channelTo(target: string): { readonly target: string; readonly options: ChannelOptions } {
     if (target.startsWith('unix:')) return { target, options: {} }
     return { target: `${SCHEME}:${target}`, options: { [DIALS_OPTION]: this } }
@@ -45,11 +45,11 @@ export function withReason(problem: string): string {
 }
 
 /**
- * Resolves as gRPC does, and gives each address a signal of its own for each socket: gRPC hands the address as it is to
- * `net.connect`, where `signal` is one of the options.
+ * Resolves each place as gRPC does, in their order: the channel stays with the first that answers. Each address gets a signal
+ * of its own for each socket: gRPC hands it as it is to `net.connect`, where `signal` is one of the options.
  */
 class BoundedResolver implements experimental.Resolver {
-  readonly #resolver: experimental.Resolver
+  readonly #resolvers: readonly experimental.Resolver[]
 
   constructor(
     { path }: experimental.GrpcUri,
@@ -57,14 +57,22 @@ class BoundedResolver implements experimental.Resolver {
     options: ChannelOptions,
   ) {
     const dials = options[DIALS_OPTION] as Dials
-    this.#resolver = experimental.createResolver(
-      { scheme: 'dns', path },
-      (endpoints, ...rest) =>
-        listener(
-          endpoints.ok ? { ok: true, value: endpoints.value.map(bounded) } : endpoints,
-          ...rest,
-        ),
-      options,
+    const places = path.split(',')
+    const found = new Map<number, Parameters<experimental.ResolverListener>[0]>()
+    this.#resolvers = places.map((place, index) =>
+      experimental.createResolver(
+        { scheme: 'dns', path: place },
+        (endpoints, ...rest) => {
+          found.set(index, endpoints)
+          // A place whose name is not resolved yet is not waited for: it joins the others when it is.
+          const known = places.flatMap((_, at) => {
+            const one = found.get(at)
+            return one?.ok === true ? one.value.map(bounded) : []
+          })
+          return listener(known.length > 0 ? { ok: true, value: known } : endpoints, ...rest)
+        },
+        options,
+      ),
     )
 
     function bounded({ addresses }: experimental.Endpoint): experimental.Endpoint {
@@ -80,15 +88,15 @@ class BoundedResolver implements experimental.Resolver {
   }
 
   updateResolution(): void {
-    this.#resolver.updateResolution()
+    for (const resolver of this.#resolvers) resolver.updateResolution()
   }
 
   destroy(): void {
-    this.#resolver.destroy()
+    for (const resolver of this.#resolvers) resolver.destroy()
   }
 
   static getDefaultAuthority({ path }: experimental.GrpcUri): string {
-    return path
+    return path.split(',', 1)[0] ?? path
   }
 }
 

@@ -37,6 +37,19 @@ test('a server is found by its name as well', async () => {
   assert.equal(await client.one('x'), 'one x')
 })
 
+test('of several replicas the next one is called when the one before has ended', async () => {
+  await using ended = await serveEcho({})
+  await using next = await serveEcho({})
+  await using client = connect(`${ended.address},${next.address}`, Echo, {
+    security: clientSecurity,
+  })
+  assert.equal(await client.one('x'), 'one x')
+
+  await ended[Symbol.asyncDispose]()
+
+  assert.equal(await client.one('y'), 'one y')
+})
+
 test('a socket is given up at the end of its time', (t) => {
   const dials = new Dials()
   mockTimers(t)

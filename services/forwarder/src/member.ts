@@ -9,7 +9,7 @@ import type { Events } from './events.ts'
 export type Member = Credentials &
   Pick<OwnCredentials, 'hostName' | 'places' | 'horizon' | 'noteRevocations'>
 
-/** The addresses of the control plane. */
+/** The addresses of the control plane; those of replicas with commas between them. */
 export interface Places {
   readonly nats: readonly string[]
   readonly config: string
@@ -41,13 +41,14 @@ export function hostIdOf({ identity }: Credentials, folder: string): number {
   ])
 }
 
-/** Where the environment says, else where the domain says. Hosts are spread over the replicas of a service by their ids. */
+/** Where the environment says, else where the domain says: hosts begin at different replicas of a service, by their ids. */
 export function placesOf(config: Config, { places }: Member, hostId: number): Places {
   const missing: string[] = []
   const one = (variable: string, address: string | undefined, known: readonly string[]): string => {
-    const chosen = address ?? known[hostId % known.length]
-    if (chosen === undefined) missing.push(`${variable} is not set, and the domain does not say it`)
-    return chosen ?? ''
+    const first = hostId % known.length
+    const chosen = address ?? [...known.slice(first), ...known.slice(0, first)].join(',')
+    if (chosen === '') missing.push(`${variable} is not set, and the domain does not say it`)
+    return chosen
   }
   const found = {
     nats: config.natsServers ?? places.bus,

@@ -52,7 +52,7 @@ test('no address is given twice and no acknowledged endpoint is lost when a repl
   for (const reason of refused) assert.ok(UNAVAILABLE_CODES.includes(reason.code), String(reason))
   assert.ok(
     acknowledged.length >= (count * (REPLICAS - 1)) / REPLICAS - 1,
-    `${refused.length} refused`,
+    `${refused.length} refused, the first because ${refused[0]}`,
   )
 
   const stored = new Map<string, Endpoint>()
