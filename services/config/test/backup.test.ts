@@ -32,6 +32,9 @@ import {
   startReplica,
 } from './site.ts'
 
+/** Each try may wait as long as a call may take, while watches and the audit log find their streams again. */
+const A_MINUTE_MS = 60_000
+
 const log = createLogger({ service: 'test', level: 'silent' })
 
 test('a store from a backup is noticed, given up only on purpose, and then nothing goes back', async () => {
@@ -66,7 +69,7 @@ test('a store from a backup is noticed, given up only on purpose, and then nothi
   await eventually(async () => {
     const error = await subscriber.tenant(randomUUID()).then(() => undefined, asWeftError)
     return error instanceof UnavailableError && /lost writes/.test(error.message)
-  })
+  }, A_MINUTE_MS)
   await before[Symbol.asyncDispose]()
   for (const acceptLossAfter of [undefined, Number(backedUpAt) - 1]) {
     const options = { auditFolder, ...(acceptLossAfter !== undefined && { acceptLossAfter }) }
