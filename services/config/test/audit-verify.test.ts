@@ -69,7 +69,9 @@ describe('a chain', () => {
 
           const number = BigInt(index + 1)
           const problems = findings.filter(({ severity }) => severity === 'problem')
-          assert(problems.length > 0, JSON.stringify(findings, stringify))
+          // Behind the last head nobody vouches for a number: another one there looks like a chain that was cut off.
+          const judged = number <= SIGNED ? problems : findings
+          assert(judged.length > 0, JSON.stringify(findings, stringify))
           const isNamed = findings.some(
             ({ firstNumber, lastNumber }) => firstNumber <= number && number <= lastNumber,
           )
@@ -78,6 +80,7 @@ describe('a chain', () => {
           if (number <= SIGNED) assert.deepEqual(told[index], Entry.decode(entries[index] ?? bytes))
         },
       ),
+      { examples: [[LENGTH - 1, 4, 16]] },
     )
   })
 
