@@ -75,6 +75,7 @@ const CONNECT_TRY_TIMEOUT_MS = 2000
 /** Pause between tries to connect: full jitter, so that not all come back at once. */
 const CONNECT_PAUSE_MAX_MS = 1000
 
+const DRAIN_MAX_MS = 5_000
 /** How long a bucket is waited for that is opened. */
 const OPEN_PATIENCE_MS = 10_000
 
@@ -321,7 +322,11 @@ export class NatsBus implements Bus {
     this.#freshness[Symbol.dispose]()
     if (!this.#connection.isClosed()) {
       // Draining waits for a server, and there may be none, or none any more.
-      if (this.#state === 'connected') await this.#connection.drain().catch(() => undefined)
+      if (this.#state === 'connected') {
+        const drained = this.#connection.drain().catch(() => undefined)
+        // A connection that is lost meanwhile may never say that it is drained.
+        await Promise.race([drained, delay(DRAIN_MAX_MS, undefined, { ref: false })])
+      }
       if (!this.#connection.isClosed()) await this.#connection.close()
     }
     await this.#ends[Symbol.asyncDispose]()
