@@ -137,6 +137,8 @@ class WatchSession implements AsyncDisposable {
     const abort = end('aborted')
     signal.addEventListener('abort', abort, { once: true })
     stack.defer(() => signal.removeEventListener('abort', abort))
+    // A signal says nothing to who listens after it was aborted: while the stream was asked.
+    if (signal.aborted) abort()
     stack.defer(source.onReconnect(end('reconnected')))
     // Made first: nothing is delivered before the loop below has set up how to read it.
     const deliverSubject = createInbox(source.inboxPrefix)

@@ -95,6 +95,8 @@ class RemoteSession<T> implements Disposable {
     const end = (): void => this.#end()
     signal.addEventListener('abort', end, { once: true })
     this.#stack.defer(() => signal.removeEventListener('abort', end))
+    // A signal says nothing to who listens after it was aborted: while the stream was asked.
+    if (signal.aborted) end()
     this.#stack.defer(source.onReconnect(end))
     const subscription = connection.subscribe(remoteReading.stored(shape.name, '>'), {
       callback: (error, message) => {

@@ -242,6 +242,15 @@ export function testBus(name: string, connect: () => Promise<Bus>): void {
       assert.deepEqual(watch.events, [{ kind: 'snapshot-end', revision: 0n }])
     })
 
+    test('a watch that is aborted while it begins ends', { timeout: 20_000 }, async () => {
+      await using bus = await connect()
+      const bucket = await bus.openBucket(freshShape(), text)
+      for (let turns = 0; turns < 50; turns++) {
+        await using _watch = collect(bucket, '')
+        for (let turn = 0; turn < turns; turn++) await new Promise(setImmediate)
+      }
+    })
+
     test('a burst of 5,000 changes arrives whole, in order and in batches', async () => {
       await using bus = await connect()
       const bucket = await bus.openBucket(freshShape(), text)

@@ -15,8 +15,12 @@ test('a server that no packet reaches is asked anew by one socket at a time, and
   await using listener = await startFullListener()
   const credentials = testDomain().credentials({ kind: 'service', id: 'config' })
   let most = 0
+  let before = 0
   const look = async (): Promise<void> => {
-    most = Math.max(most, await listener.connecting())
+    const now = await listener.connecting()
+    // In two looks: the socket that is being closed may stand beside its successor for a moment.
+    most = Math.max(most, Math.min(before, now))
+    before = now
   }
   const looking = setInterval(() => void look(), 50)
 

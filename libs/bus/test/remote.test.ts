@@ -88,6 +88,14 @@ test('12,000 changes, some made while the snapshot is told, come whole and in or
   assert.equal(watch.snapshots, 1)
 })
 
+test('a watch that is aborted while it begins ends', { timeout: 20_000 }, async () => {
+  await using site = await openSite()
+  for (let turns = 0; turns < 50; turns++) {
+    await using _watch = collect(site.remote, '')
+    for (let turn = 0; turn < turns; turn++) await new Promise(setImmediate)
+  }
+})
+
 test('a message that is lost on its way is read from the store, at the next one or after a heartbeat', async () => {
   await using site = await openSite({ watchHeartbeatMs: 200 })
   const { records, remote, reader } = site
