@@ -9,7 +9,7 @@ import {
 } from '@weft/access'
 import { type Bus, buckets, connectBus, keepMirror } from '@weft/bus'
 import { openCredentials } from '@weft/domain'
-import { type Credentials, signStatement } from '@weft/identity'
+import { type BusLogin, type Credentials, signStatement } from '@weft/identity'
 import { AuditRecord, AuditServiceService } from '@weft/proto/weftline/audit/v1/audit.ts'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
@@ -75,14 +75,10 @@ export async function start(config: Config, context: ServiceContext): Promise<Ru
   opened.use(new AuthorityKeeper(config.authorityFolder, authority, new Events(log)))
   const servers = busServersOf(config, authority)
   const bus = opened.use(await connectBus({ servers, credentials, name: replicaId, log, signal }))
-  const [system, hostsAdmin] = await Promise.all(
-    [folder.system, folder.hostsAdmin].map((login) =>
-      connectBus({ servers, credentials, login, name: replicaId, log, signal }),
-    ),
-  )
-  if (!system || !hostsAdmin) throw new TypeError('two logins are two connections')
-  opened.use(system)
-  opened.use(hostsAdmin)
+  const connect = async (login: BusLogin): Promise<Bus> =>
+    opened.use(await connectBus({ servers, credentials, login, name: replicaId, log, signal }))
+  const system = await connect(folder.system)
+  const hostsAdmin = await connect(folder.hostsAdmin)
   opened.use(keepMirror({ control: bus, hostsAdmin, shape: buckets.hosts, log }))
   const membership = { credentials, authority, busAdmin: busAdmin({ ...folder, system }) }
   const { addresses } = opened.use(await startOn(bus, replicaId, config, context, membership))
