@@ -59,7 +59,7 @@ export class Revoker implements AsyncDisposable {
   #isPending = false
   #timer: NodeJS.Timeout | undefined
   #refusing: Promise<void> | undefined
-  /** Users that the bus has to refuse. */
+  /** Users that the bus has to refuse, each once. */
   #wanted: readonly string[] = []
   /** Whether it has to be told of them. */
   #hasToRefuse = false
@@ -134,14 +134,10 @@ export class Revoker implements AsyncDisposable {
     if (inForce.length === 0) return
     for (const listener of this.#listeners) listener()
     this.#publish(inForce)
-    this.#refuse(
-      inForce
-        .filter(
-          ({ busKey, revokedAtUnixMs: at }) => busKey !== '' && at > nowMs - BUS_REFUSED_FOR_MS,
-        )
-        .slice(0, BUS_REFUSED_MAX)
-        .map(({ busKey }) => busKey),
-    )
+    const users = inForce
+      .filter(({ busKey, revokedAtUnixMs: at }) => busKey !== '' && at > nowMs - BUS_REFUSED_FOR_MS)
+      .map(({ busKey }) => busKey)
+    this.#refuse([...new Set(users)].slice(0, BUS_REFUSED_MAX))
   }
 
   /** Some keys become void only later. */
@@ -248,8 +244,8 @@ function isRevocation(change: Change): boolean {
   return change.after !== undefined && change.after.revokedAtUnixMs !== 0n
 }
 
+/** Whether both name the same, in any order; neither names one twice. */
 function isSame(some: readonly string[], others: readonly string[]): boolean {
-  if (some.length !== others.length) return false
   const known = new Set(some)
-  return others.every((one) => known.has(one))
+  return some.length === others.length && others.every((one) => known.has(one))
 }

@@ -73,6 +73,24 @@ test('of a revoked host every key is told at once, also one that it had just rep
   await eventually(() => refused.at(-1)?.length === 2)
 })
 
+test('the bus is told whom it has to refuse also after a revoked host was removed', async () => {
+  await using bus = memoryBus().connect()
+  const replica = new Replica()
+  const refused: (readonly string[])[] = []
+  await using _ = revoker(bus, replica, refused)
+  const nowMs = Date.now()
+  putHost(replica, 1, nowMs)
+  // Its removal puts the key among the void ones while the host is still there: it is void twice then.
+  putVoidKey(replica, 1, 1, nowMs)
+  await eventually(() => refused.length > 0)
+  removeHost(replica, 1)
+
+  putHost(replica, 2, nowMs)
+
+  await eventually(() => refused.at(-1)?.includes(busKeyOf(2)) === true)
+  assert.deepEqual(new Set(refused.at(-1)), new Set([busKeyOf(1), busKeyOf(2)]))
+})
+
 test('a bus that was away is told again whom it has to refuse', async () => {
   const hub = memoryBus()
   await using bus = hub.connect()
@@ -137,6 +155,10 @@ function putHost(replica: Replica, id: number, revokedAtMs = 0): void {
   const keys = { identityKey: keyOf(id), busKey: busKeyOf(id) }
   const record = Host.create({ id, name: `host-${id}`, ...keys, revokedAtUnixMs })
   replica.apply({ kind: 'host', id, record }, replica.database.revision + 1n)
+}
+
+function removeHost(replica: Replica, id: number): void {
+  replica.apply({ kind: 'host', id, record: undefined }, replica.database.revision + 1n)
 }
 
 /** A key that a host had before; its number is also the record's. */
