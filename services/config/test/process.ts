@@ -39,7 +39,11 @@ export async function startProcess(natsUrl: string, replicaId: string): Promise<
   }
   opened.defer(() => end('SIGKILL'))
   const client = opened.use(connectAs(site.owner, address))
-  await eventually(async () => (await client.getServerInfo({})).replicaId === replicaId)
+  const ended = once(child, 'exit').then(([code]) => {
+    throw new Error(`config ended with exit code ${code}`)
+  })
+  const ready = eventually(async () => (await client.getServerInfo({})).replicaId === replicaId)
+  await Promise.race([ready, ended])
   assert(child.pid !== undefined)
   const running = opened.move()
   return {
