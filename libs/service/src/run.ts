@@ -60,6 +60,7 @@ async function life<C>(
     const { telemetry: telemetryConfig, config } = readEnv(process.env, read)
     await using telemetry = await startTelemetry(telemetryConfig)
     log = telemetry.log
+    logWarnings(log)
     const stopping = new AbortController()
     using end = endOfProcess(log)
     const starting = definition.start(config, {
@@ -101,6 +102,12 @@ function endOfProcess(log: Logger): Disposable & { readonly reached: Promise<num
       process.off('uncaughtException', fail).off('unhandledRejection', fail)
     },
   }
+}
+
+/** What Node would print as text beside the log lines, for example a timer that the clock has moved years away. */
+function logWarnings(log: Logger): void {
+  process.removeAllListeners('warning')
+  process.on('warning', (warning) => log.warn({ err: warning }, 'a warning of the runtime'))
 }
 
 /** Waits for the service to end, also for one that is asked to stop while it starts: that fails because of its signal. */

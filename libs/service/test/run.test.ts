@@ -66,6 +66,18 @@ describe('a service', () => {
     assert(trial.has('draining'))
   })
 
+  test('writes a warning of Node among its log lines and nowhere else', async () => {
+    const trial = startTrial({ TRIAL: 'warned' })
+    let text = ''
+    trial.process.stderr?.on('data', (chunk: Buffer) => {
+      text += chunk.toString()
+    })
+    await eventually(() => trial.has('a warning of the runtime') && trial.has('ready'))
+    trial.process.kill('SIGTERM')
+    assert.equal(await trial.exited, 0)
+    assert.equal(text, '')
+  })
+
   test('that does not drain is ended at the deadline', async () => {
     const trial = startTrial({ TRIAL: 'stuck' })
     await eventually(() => trial.has('ready'))

@@ -5,7 +5,7 @@ import { run } from '../src/index.ts'
 await run({
   name: 'trial',
   readConfig: (env) => ({
-    trial: env.oneOf('TRIAL', ['serve', 'hang', 'defect', 'stuck', 'refused'], {
+    trial: env.oneOf('TRIAL', ['serve', 'hang', 'defect', 'stuck', 'refused', 'warned'], {
       help: 'what to do',
     }),
     count: env.integer('TRIAL_COUNT', { help: 'a number', default: 1 }),
@@ -21,6 +21,7 @@ await run({
       await once(signal, 'abort')
       throw new Error('gave up')
     }
+    if (trial === 'warned') process.emitWarning('the clock is odd')
     if (trial === 'defect') void Promise.reject(new Error('nobody catches this'))
     return {
       addresses: ['127.0.0.1:7001'],
