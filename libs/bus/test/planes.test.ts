@@ -76,7 +76,7 @@ describe('what somebody has the server publish', () => {
       const others = accountNames.filter(
         (name) => name !== own && !(own === 'control' && name === 'hosts'),
       )
-      const before = await Promise.all(others.map(stateOf))
+      const before = await settledStates(others)
       const errors = client.errors.length
       let count = 0
       for (const { subject, payload, reply } of cells(principal)) {
@@ -134,6 +134,18 @@ describe('what somebody has the server publish', () => {
       const bucket = await bus?.openBucket(buckets[name], text)
       await bucket?.put(KEYS[name], 'as it was')
     }
+  }
+
+  /** Of accounts in which nothing happens any more of what was begun in them before. */
+  async function settledStates(accounts: readonly AccountName[]): Promise<string[]> {
+    let states = await Promise.all(accounts.map(stateOf))
+    await eventually(async () => {
+      const before = states
+      await delay(300)
+      states = await Promise.all(accounts.map(stateOf))
+      return states.every((state, index) => state === before[index])
+    }, 20_000)
+    return states
   }
 
   /** Every stream of an account with its last message and its consumers. */
