@@ -27,9 +27,11 @@ export const PACKAGES = [
   { provides: 'ethtool', name: 'ethtool', for: ['lab', 'test', 'bench', 'torture'] },
   { provides: 'iperf3', name: 'iperf3', for: ['lab', 'test', 'bench', 'torture'] },
   { provides: 'tcpdump', name: 'tcpdump', for: ['lab', 'test', 'torture'] },
+  { provides: 'tshark', name: 'tshark', for: ['test', 'torture'] },
   { provides: 'curl', name: 'curl', for: ['lab', 'test', 'torture'] },
   { provides: 'nc', name: 'netcat-openbsd', for: ['lab', 'test', 'torture'] },
-  { provides: 'openssl', name: 'openssl', for: ['lab', 'test', 'torture'] },
+  { provides: 'nft', name: 'nftables', for: ['lab', 'test', 'torture'] },
+  { provides: 'openssl', name: 'openssl', for: ['lab', 'test', 'bench', 'torture'] },
 ]
 
 /** Commands of the menu that make namespaces and load programs. */

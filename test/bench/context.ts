@@ -1,18 +1,17 @@
 import type { Lab } from '@weft/lab'
 import { Place } from '../support/place.ts'
+import type { Rounds } from './interleaved.ts'
 import type { Pair } from './measure.ts'
 
 /** What every bench gets. */
-export interface RunContext {
-  /** Rounds of which the medians are taken. */
-  readonly runs: number
+export interface RunContext extends Rounds {
   /** Prefix of the namespaces that a bench makes. */
   readonly prefix: string
 }
 
 /** What a bench in a lab gets. */
 export interface BenchContext extends RunContext {
-  /** A lab of the topology `pair`: web and db on alpha, api on beta. */
+  /** A lab of two hosts on one wire: web and db on alpha, api on beta. */
   readonly lab: Lab
 }
 

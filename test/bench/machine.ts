@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
-import { cpus, release, totalmem } from 'node:os'
+import { readFileSync } from 'node:fs'
+import { cpus, loadavg, release, totalmem } from 'node:os'
 import { ROOT } from '../check/repository.ts'
 
 /** Where and of what a figure was measured. */
@@ -12,6 +13,8 @@ export interface Machine {
   /** With `+` where the clone differs from it. */
   readonly commit: string
   readonly date: string
+  /** Programs that ran or waited for a core in the minute before; figures beside 1 or more are of a busy machine. */
+  readonly load: number
 }
 
 export function describeMachine(): Machine {
@@ -27,5 +30,21 @@ export function describeMachine(): Machine {
     node: process.version,
     commit: git('rev-parse', '--short', 'HEAD') + (isChanged ? '+' : ''),
     date: new Date().toISOString().slice(0, 10),
+    load: Number(loadavg()[0]?.toFixed(1)),
   }
+}
+
+/** Ticks of /proc/stat in a second (`USER_HZ`, the same on every architecture that we run on). */
+const TICKS_PER_SECOND = 100
+
+/** Time that the cores of the machine together have not been idle since it booted: programs, kernel threads and interrupts. */
+export function busyCpuSeconds(): number {
+  const [line = ''] = readFileSync('/proc/stat', 'utf8').split('\n')
+  // proc_stat(5): user, nice, system, idle, iowait, irq, softirq; user has the time of guests in it already.
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = line
+    .trim()
+    .split(/\s+/)
+    .slice(1)
+    .map(Number)
+  return (user + nice + system + irq + softirq) / TICKS_PER_SECOND
 }

@@ -1,8 +1,9 @@
 /**
- * `npm run bench [-- NAME…] [--json FILE] [--runs N]`: measures us and our peers in one run and holds the figures against the bars.
- * Ends with 1 if a bar is missed.
+ * `npm run bench [-- NAME…] [--json FILE] [--runs N] [--peers-only]`: measures us and our peers in one run and holds the figures
+ * against the bars. Ends with 1 if a bar is missed. The peers of `sealed` can be measured alone, without a lab.
  */
 import { writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type Lab, type LabOptions, startLab } from '@weft/lab'
 import { attach } from './attach.ts'
@@ -11,6 +12,7 @@ import { direct, directWithoutOffloads } from './direct.ts'
 import { enrolment } from './enrolment.ts'
 import { FLOW_IDLE_S, firstPacket } from './first-packet.ts'
 import { idleMemory } from './idle-memory.ts'
+import type { Rounds } from './interleaved.ts'
 import { join } from './join.ts'
 import { describeMachine } from './machine.ts'
 import { mutualTls } from './mutual-tls.ts'
@@ -18,11 +20,16 @@ import { renewals } from './renewals.ts'
 import { formatNotes, formatTable, type Result } from './result.ts'
 import { revocation } from './revocation.ts'
 import { sameHost } from './same-host.ts'
+import { sealed, sealedPeers } from './sealed.ts'
 
 type Benches<C> = Readonly<Record<string, (context: C) => Promise<Result[]>>>
 
 const BENCHES_WITHOUT_LAB: Benches<RunContext> = { 'mutual-tls': mutualTls }
 
+const BENCHES_OF_PEERS: Benches<RunContext> = { sealed: sealedPeers }
+
+/** Two hosts on one wire, whose network goes plain between them. */
+const PLAIN_PAIR = fileURLToPath(new URL('plain-pair.yaml', import.meta.url))
 const FORGETFUL = { WEFT_SHUTTLE_FLOW_IDLE_S: String(FLOW_IDLE_S) }
 /** Its forwarder writes down when tables are in force. */
 const TALKATIVE = { WEFT_LOG_LEVEL: 'debug' }
@@ -30,7 +37,10 @@ const TALKATIVE = { WEFT_LOG_LEVEL: 'debug' }
 /** Labs, one after the other, with what is measured in each. */
 const STAGES: readonly { readonly lab: LabOptions; readonly benches: Benches<BenchContext> }[] = [
   {
-    lab: { env: { 'shuttle@alpha': FORGETFUL, 'shuttle@beta': FORGETFUL } },
+    lab: {
+      topology: PLAIN_PAIR,
+      env: { 'shuttle@alpha': FORGETFUL, 'shuttle@beta': FORGETFUL },
+    },
     // In this order: what others leave behind would change what an idle process holds.
     benches: {
       'idle-memory': idleMemory,
@@ -42,8 +52,13 @@ const STAGES: readonly { readonly lab: LabOptions; readonly benches: Benches<Ben
       join,
     },
   },
+  { lab: { topology: 'pair' }, benches: { sealed } },
   {
-    lab: { configReplicas: 3, env: { 'forwarder@alpha': TALKATIVE, 'forwarder@beta': TALKATIVE } },
+    lab: {
+      topology: PLAIN_PAIR,
+      configReplicas: 3,
+      env: { 'forwarder@alpha': TALKATIVE, 'forwarder@beta': TALKATIVE },
+    },
     // In this order: hosts that have joined, and keys that are void, stay.
     benches: { renewals, revocation, enrolment },
   },
@@ -53,28 +68,53 @@ const NAMES: readonly string[] = [
   ...STAGES.flatMap(({ benches }) => Object.keys(benches)),
 ]
 const RUNS = 5
+/** What a shell reports of a program that Ctrl-C has ended. */
+const EXIT_INTERRUPTED = 130
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'string' }, runs: { type: 'string', default: String(RUNS) } },
+  options: {
+    json: { type: 'string' },
+    runs: { type: 'string', default: String(RUNS) },
+    'peers-only': { type: 'boolean', default: false },
+  },
 })
 const runs = Number(values.runs)
-const unknown = positionals.filter((name) => !NAMES.includes(name))
+const isPeersOnly = values['peers-only']
+const known = isPeersOnly ? Object.keys(BENCHES_OF_PEERS) : NAMES
+const unknown = positionals.filter((name) => !known.includes(name))
 if (unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
   console.error(
     unknown.length > 0
-      ? `error: no bench is called ${unknown.join(', ')}`
+      ? `error: no bench${isPeersOnly ? ' of peers' : ''} is called ${unknown.join(', ')}`
       : 'error: --runs takes a number',
   )
-  console.error(`try: npm run bench -- [${NAMES.join(' | ')}]… [--json FILE] [--runs N]`)
+  const options = `[--json FILE] [--runs N]${isPeersOnly ? ' --peers-only' : ''}`
+  console.error(`try: npm run bench -- [${known.join(' | ')}]… ${options}`)
   process.exitCode = 2
 } else {
-  process.exitCode = await main(positionals, runs, values.json)
+  const signal = untilInterrupted()
+  try {
+    process.exitCode = await main(positionals, { runs, signal }, values.json)
+  } catch (error) {
+    if (!signal.aborted) throw error
+    console.error(`error: ${String(signal.reason)}`)
+    process.exitCode = EXIT_INTERRUPTED
+  }
+}
+
+/** Aborts at the first request to end, so that everything that was started is stopped; a second one ends at once. */
+function untilInterrupted(): AbortSignal {
+  const interrupt = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => interrupt.abort(`ended by ${signal}`))
+  }
+  return interrupt.signal
 }
 
 async function main(
   names: readonly string[],
-  rounds: number,
+  rounds: Rounds,
   jsonFile: string | undefined,
 ): Promise<number> {
   const machine = describeMachine()
@@ -83,25 +123,29 @@ async function main(
       .map(([name, value]) => `${name} ${value}`)
       .join(', '),
   )
-  const context = { runs: rounds, prefix: `b${process.pid}` }
-  const results = await runAll(BENCHES_WITHOUT_LAB, names, context)
-  for (const { lab: options, benches } of STAGES) {
+  const context: RunContext = { ...rounds, prefix: `b${process.pid}` }
+  const results: Result[] = isPeersOnly
+    ? await runAll(BENCHES_OF_PEERS, names, context)
+    : await runAll(BENCHES_WITHOUT_LAB, names, context)
+  for (const { lab: options, benches } of isPeersOnly ? [] : STAGES) {
     if (names.length > 0 && !names.some((name) => Object.hasOwn(benches, name))) continue
-    await using lab: Lab = await startLab({ topology: 'pair', name: context.prefix, ...options })
+    const { prefix: name, signal } = context
+    await using lab: Lab = await startLab({ name, signal, ...options })
     results.push(...(await runAll(benches, names, { ...context, lab })))
   }
   if (jsonFile !== undefined) {
     writeFileSync(jsonFile, `${JSON.stringify({ machine, results }, undefined, 2)}\n`)
   }
-  const missed = results.filter((result) => !result.pass)
+  const bars = results.filter(({ bar }) => bar !== null)
+  const missed = bars.filter(({ pass }) => !pass)
   console.log(
-    `\n${results.length} bars, ${missed.length === 0 ? 'all met' : `${missed.length} missed`}`,
+    `\n${bars.length} bars, ${missed.length === 0 ? 'all met' : `${missed.length} missed`}`,
   )
   return missed.length === 0 ? 0 : 1
 }
 
 /** Those that are wanted; all where none is named. */
-async function runAll<C>(
+async function runAll<C extends RunContext>(
   benches: Benches<C>,
   names: readonly string[],
   context: C,
@@ -109,6 +153,7 @@ async function runAll<C>(
   const results: Result[] = []
   for (const [name, bench] of Object.entries(benches)) {
     if (names.length > 0 && !names.includes(name)) continue
+    context.signal.throwIfAborted()
     console.log(`\n-- ${name}`)
     const found = await bench(context)
     console.log(`${formatTable(found)}\n${formatNotes(found)}`)

@@ -1,7 +1,8 @@
 /** One measurement between two namespaces, by the same tools for us and for the peers. */
 
 import type { Place } from '../support/place.ts'
-import { ping, send, startReceiver } from '../support/probe.ts'
+import { askByTcp, ping, send, startReceiver, startTcpEcho } from '../support/probe.ts'
+import { busyCpuSeconds } from './machine.ts'
 
 /** Two ends, with the address at which the first reaches the second. */
 export interface Pair {
@@ -12,23 +13,44 @@ export interface Pair {
 
 const TCP_SECONDS = 3
 const PINGS = 5000
+const REQUESTS = 5000
 const PACKETS_MS = 2000
 const PORT = 5201
 
+export interface TcpLoad {
+  readonly streams: number
+  /** From the server to the client. */
+  readonly reverse?: boolean
+}
+
+export interface TcpRun {
+  /** As the receiver saw it. */
+  readonly gbps: number
+  /** Of the whole machine, both ends and whoever carries the packets, by 10^9 bytes that arrived. */
+  readonly cpuSecondsPerGb: number
+}
+
 /**
- * Throughput of TCP in Gb/s, as the receiver saw it; all streams are of one process at either end. The client is held to core 0 and the server to
+ * Throughput of TCP and what it costs; all streams are of one process at either end. The client is held to core 0 and the server to
  * core 1, whoever carries the packets: left alone, the scheduler now and then puts both on one core or moves them in the middle, and a run then
  * measures that instead.
  */
-export async function tcpGbps({ client, server, address }: Pair, streams: number): Promise<number> {
+export async function tcpRun(pair: Pair, { streams, reverse = false }: TcpLoad): Promise<TcpRun> {
+  const { client, server, address } = pair
   await using listener = server.start(['iperf3', '--server', '--one-off', '--forceflush'])
   await listener.until('listening')
+  const busyBefore = busyCpuSeconds()
   const output = await client.mustRun([
     ...['iperf3', '--client', address, '--time', String(TCP_SECONDS)],
     ...['--parallel', String(streams), '--affinity', '0,1', '--json'],
+    ...(reverse ? ['--reverse'] : []),
   ])
-  const report: { end: { sum_received: { bits_per_second: number } } } = JSON.parse(output)
-  return report.end.sum_received.bits_per_second / 1e9
+  const cpuSeconds = busyCpuSeconds() - busyBefore
+  const { end } = JSON.parse(output) as {
+    end: { sum_received: { bits_per_second: number; bytes: number } }
+  }
+  const { bits_per_second, bytes } = end.sum_received
+  return { gbps: bits_per_second / 1e9, cpuSecondsPerGb: (cpuSeconds * 1e9) / bytes }
 }
 
 /**
@@ -54,18 +76,30 @@ async function medianUs(
   return median / 1000
 }
 
+/** Median time, in microseconds, from a request of one byte over an open TCP connection to where its answer has been read. */
+export async function requestUs({ client, server, address }: Pair): Promise<number> {
+  const to = `${address}:${PORT}`
+  await using _ = await startTcpEcho(server, { listen: to })
+  const { p50_ns } = await askByTcp(client, to, { count: REQUESTS })
+  if (p50_ns === null) throw new Error(`${to} does not answer`)
+  return p50_ns / 1000
+}
+
 export interface PacketRate {
   readonly deliveredPerSecond: number
   readonly offeredPerSecond: number
 }
 
-/** Datagrams of 64 bytes that reach the receiver's socket in a second, while one sender offers as many as it can. */
-export async function packetRate({ client, server, address }: Pair): Promise<PacketRate> {
+/** Datagrams of `sizeBytes` that reach the receiver's socket in a second, while one sender offers as many as it can. */
+export async function packetRate(
+  { client, server, address }: Pair,
+  sizeBytes: number,
+): Promise<PacketRate> {
   await using receiver = await startReceiver(server, { listen: `${address}:${PORT}` })
   const sent = await send(client, {
     to: `${address}:${PORT}`,
     rate: 0,
-    size: 64,
+    size: sizeBytes,
     'duration-ms': PACKETS_MS,
   })
   const { received, socket_drops, span_ns } = await receiver.stop()

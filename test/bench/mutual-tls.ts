@@ -2,7 +2,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { join } from 'node:path'
 import { ROOT } from '../check/repository.ts'
 import { letGo, nextMessage } from './child.ts'
-import { interleaved } from './interleaved.ts'
+import { interleaved, mediansOf, type Rounds } from './interleaved.ts'
 import { judge, type Measured, type Result } from './result.ts'
 
 /** Client and server of one kind each, in two processes; what the kinds are is said there. */
@@ -11,7 +11,7 @@ const WARM_UP_MS = 2000
 const BURST_MS = 2000
 
 /** Unary calls with mutual TLS and authorisation against those of a plain server of grpc-js, over connections that are open. */
-export async function mutualTls({ runs }: { readonly runs: number }): Promise<Result[]> {
+export async function mutualTls(rounds: Rounds): Promise<Result[]> {
   await using opened = new AsyncDisposableStack()
   const guarded = opened.use(await Caller.start('guarded'))
   const bare = opened.use(await Caller.start('bare'))
@@ -24,20 +24,21 @@ export async function mutualTls({ runs }: { readonly runs: number }): Promise<Re
     for (const caller of [guarded, bare, bySocket]) {
       await caller.callsPerSecond(inFlight, WARM_UP_MS)
     }
-    const { ours = Number.NaN, ...peers } = await interleaved(
+    const samples = await interleaved(
       [
         contender('ours', guarded),
         contender('plain grpc-js', bare),
         contender('ours by socket', bySocket),
       ],
-      runs,
+      rounds,
     )
+    const { ours = null, ...peers } = mediansOf(samples, (callsPerSecond) => callsPerSecond)
     return {
       bench: `calls with mTLS and authorisation: ${inFlight} in flight`,
       unit: 'calls/s',
       ours,
       peers,
-      samples: runs,
+      samples: rounds.runs,
     }
   }
   const atLeast = (value: number) => ({ kind: 'at-least', value, versus: 'plain grpc-js' }) as const

@@ -3,7 +3,10 @@ import { NewPlace } from '../support/place.ts'
 import type { Pair } from './measure.ts'
 
 /** Inner MTU of everybody: the network's default. */
-const MTU = 1320
+export const MTU = 1320
+/** Addresses of the two hosts on the wire between them, and of the two ends of what joins them. */
+export const UNDERLAY = ['192.0.2.1', '192.0.2.2'] as const
+export const INNER = ['10.99.0.1', '10.99.0.2'] as const
 /** The underlay's, as in the lab. */
 const UNDERLAY_MTU = 1500
 const VXLAN_PORT = 4789
@@ -42,20 +45,14 @@ export async function linuxBridge(prefix: string): Promise<Peer> {
 export async function kernelVxlan(prefix: string): Promise<Peer> {
   await using made = new AsyncDisposableStack()
   const [client, server] = await containers(made, prefix)
-  const one = made.use(await NewPlace.make(`${prefix}-host1`))
-  const two = made.use(await NewPlace.make(`${prefix}-host2`))
-  await one.ip(
-    `link add under0 mtu ${UNDERLAY_MTU} type veth peer name under0 mtu ${UNDERLAY_MTU} netns ${two.namespace}`,
-  )
+  const [one, two] = await twoHosts(made, prefix)
   for (const [host, own, other] of [
-    [one, 1, 2],
-    [two, 2, 1],
+    [one, ...UNDERLAY],
+    [two, ...UNDERLAY.toReversed()],
   ] as const) {
     await host.ip(
-      `address add 192.0.2.${own}/24 dev under0`,
-      'link set under0 up',
       `link add br0 mtu ${MTU} type bridge`,
-      `link add vx0 mtu ${MTU} type vxlan id 7 local 192.0.2.${own} remote 192.0.2.${other} dstport ${VXLAN_PORT} dev under0`,
+      `link add vx0 mtu ${MTU} type vxlan id 7 local ${own} remote ${other} dstport ${VXLAN_PORT} dev under0`,
       'link set vx0 master br0',
       'link set vx0 up',
       'link set br0 up',
@@ -67,8 +64,24 @@ export async function kernelVxlan(prefix: string): Promise<Peer> {
   return peer('vxlan+bridge', made, client, server, [one, two])
 }
 
+/** Two hosts on one wire, as in the lab, whose device `under0` has an address of `UNDERLAY`. */
+export async function twoHosts(
+  made: AsyncDisposableStack,
+  prefix: string,
+): Promise<[NewPlace, NewPlace]> {
+  const one = made.use(await NewPlace.make(`${prefix}-host1`))
+  const two = made.use(await NewPlace.make(`${prefix}-host2`))
+  await one.ip(
+    `link add under0 mtu ${UNDERLAY_MTU} type veth peer name under0 mtu ${UNDERLAY_MTU} netns ${two.namespace}`,
+  )
+  for (const [index, host] of [one, two].entries()) {
+    await host.ip(`address add ${UNDERLAY[index]}/24 dev under0`, 'link set under0 up')
+  }
+  return [one, two]
+}
+
 /** What the stack has made now belongs to the peer. */
-function peer(
+export function peer(
   name: string,
   made: AsyncDisposableStack,
   client: NewPlace,
@@ -78,7 +91,7 @@ function peer(
   const owned = made.move()
   return {
     name,
-    pair: { client, server, address: '10.99.0.2' },
+    pair: { client, server, address: INNER[1] },
     hosts,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   }
@@ -102,7 +115,7 @@ async function plug(host: NewPlace, container: NewPlace, port: string): Promise<
 }
 
 async function configure(client: NewPlace, server: NewPlace): Promise<void> {
-  await client.ip('address add 10.99.0.1/24 dev eth0', 'link set eth0 up')
-  await server.ip('address add 10.99.0.2/24 dev eth0', 'link set eth0 up')
-  await client.mustRun(['ping', '-c', '1', '-w', '5', '10.99.0.2'])
+  await client.ip(`address add ${INNER[0]}/24 dev eth0`, 'link set eth0 up')
+  await server.ip(`address add ${INNER[1]}/24 dev eth0`, 'link set eth0 up')
+  await client.mustRun(['ping', '-c', '1', '-w', '5', INNER[1]])
 }

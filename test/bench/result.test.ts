@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { formatNotes, formatTable, judge, median, quantile } from './result.ts'
+import { formatNotes, formatTable, judge, median, quantile, unjudged } from './result.ts'
 
 const measured = {
   bench: 'tcp',
@@ -36,6 +36,13 @@ test('the table says what failed', () => {
     table,
     /^tcp\s+18\.0 Gb\/s\s+bridge 15\.0, veth 20\.0\s+1\.20x\s+>= 2x bridge\s+FAIL$/m,
   )
+})
+
+test('peers alone are shown without a verdict', () => {
+  const alone = { ...measured, ours: null }
+
+  assert.match(formatTable([unjudged(alone)]), /^tcp\s+Gb\/s\s+bridge 15\.0, veth 20\.0$/m)
+  assert.throws(() => judge(alone, { kind: 'at-least', value: 1, versus: 'veth' }), RangeError)
 })
 
 test('the notes say how many samples there were and what was offered', () => {

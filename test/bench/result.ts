@@ -2,16 +2,20 @@
 export interface Result {
   readonly bench: string
   readonly unit: string
-  readonly ours: number
+  /** Null where the peers were measured alone. */
+  readonly ours: number | null
   readonly peers: Readonly<Record<string, number>>
   /** Ours by the peer that the bar names; null for an absolute bar. */
   readonly ratio: number | null
-  readonly bar: Bar
+  /** Null where nothing is asked. */
+  readonly bar: Bar | null
   readonly pass: boolean
   /** Medians are of this many runs, or a quantile is of this many samples. */
   readonly samples: number
   /** What was offered, where that is not what was measured. */
   readonly offered?: string
+  /** Versions and settings of peers, by name. */
+  readonly peersAbout?: Readonly<Record<string, string>>
 }
 
 /** `at-least` and `at-most` hold for the ratio to a peer where one is named, else for the figure itself. */
@@ -24,7 +28,7 @@ export interface Bar {
 export interface Measured {
   readonly bench: string
   readonly unit: string
-  readonly ours: number
+  readonly ours: number | null
   readonly peers?: Readonly<Record<string, number>>
   readonly samples: number
   readonly offered?: string
@@ -32,7 +36,8 @@ export interface Measured {
 
 /** Holds a figure against a bar. */
 export function judge(measured: Measured, bar: Bar): Result {
-  const { bench, unit, ours, samples, offered, peers = {} } = measured
+  const { bench, ours, peers = {} } = measured
+  if (ours === null) throw new RangeError(`${bench} has no figure of ours`)
   const peer = bar.versus === undefined ? undefined : peers[bar.versus]
   if (bar.versus !== undefined && peer === undefined) {
     throw new RangeError(`${bench} has no peer ${bar.versus}`)
@@ -40,17 +45,12 @@ export function judge(measured: Measured, bar: Bar): Result {
   const ratio = peer === undefined ? null : ours / peer
   const judged = ratio ?? ours
   const pass = bar.kind === 'at-least' ? judged >= bar.value : judged <= bar.value
-  return {
-    bench,
-    unit,
-    ours,
-    peers,
-    ratio,
-    bar,
-    pass,
-    samples,
-    ...(offered === undefined ? {} : { offered }),
-  }
+  return { ...measured, peers, ratio, bar, pass }
+}
+
+/** A figure of which nothing is asked. */
+export function unjudged(measured: Measured): Result {
+  return { ...measured, peers: measured.peers ?? {}, ratio: null, bar: null, pass: true }
 }
 
 /** Middle of a row; the mean of the two middle ones for an even count. */
@@ -75,13 +75,13 @@ export function formatTable(results: readonly Result[]): string {
     ['bench', 'ours', 'peers', 'ratio', 'bar', ''],
     ...results.map((result) => [
       result.bench,
-      `${formatNumber(result.ours)} ${result.unit}`,
+      `${result.ours === null ? '' : formatNumber(result.ours)} ${result.unit}`.trimStart(),
       Object.entries(result.peers)
         .map(([name, value]) => `${name} ${formatNumber(value)}`)
         .join(', '),
       result.ratio === null ? '' : `${result.ratio.toFixed(2)}x`,
       formatBar(result),
-      result.pass ? 'pass' : 'FAIL',
+      result.bar === null ? '' : result.pass ? 'pass' : 'FAIL',
     ]),
   ]
   const widths = (rows[0] ?? []).map((_, column) =>
@@ -108,6 +108,7 @@ export function formatNotes(results: readonly Result[]): string {
 }
 
 function formatBar({ bar, unit }: Result): string {
+  if (bar === null) return ''
   const sign = bar.kind === 'at-least' ? '>=' : '<='
   const value = bar.versus === undefined ? `${bar.value} ${unit}` : `${bar.value}x ${bar.versus}`
   return `${sign} ${value}`

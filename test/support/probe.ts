@@ -113,6 +113,27 @@ export const startFirstAnswer = (
 ): Promise<Probe<{ readonly answered_at_ns: number | null }>> =>
   start(place, 'ping', { to, count: giveUpMs, 'interval-us': 1000, 'until-answered': true })
 
+/** Sends every byte back, one connection after the other. */
+export const startTcpEcho = (
+  place: Place,
+  options: { readonly listen: string },
+): Promise<Probe<{ readonly connections: number; readonly echoed_bytes: number }>> =>
+  start(place, 'tcp-echo', options)
+
+/** Requests over one TCP connection, each sent when the answer to the one before has been read. */
+export async function askByTcp(
+  place: Place,
+  to: string,
+  options: { readonly count?: number; readonly size?: number; readonly 'timeout-ms'?: number } = {},
+): Promise<{ readonly answered: number; readonly p50_ns: number | null }> {
+  return await (
+    await start<{ answered: number; p50_ns: number | null }>(place, 'tcp-ask', {
+      to,
+      ...options,
+    })
+  ).end()
+}
+
 export async function send(place: Place, options: SendOptions): Promise<Sent> {
   return await (await startSender(place, options)).end()
 }

@@ -5,6 +5,7 @@ mod frames;
 mod ping;
 mod sys;
 mod tap;
+mod tcp;
 mod udp;
 
 use std::io::Write as _;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         "udp-send" => udp::send,
         "udp-recv" => udp::receive,
         "udp-echo" => udp::echo,
+        "tcp-ask" => tcp::ask,
+        "tcp-echo" => tcp::echo,
         "ping" => ping::ping,
         "frame-send" => frames::send,
         "sniff" => frames::sniff,
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!("error: unknown mode `{mode}`");
             eprintln!(
-                "try: weft-probe udp-send | udp-recv | udp-echo | ping | frame-send | sniff | tap-bridge"
+                "try: weft-probe udp-send | udp-recv | udp-echo | tcp-ask | tcp-echo | ping | frame-send | sniff | tap-bridge"
             );
             return ExitCode::from(EXIT_USAGE);
         }

@@ -58,7 +58,7 @@ fn reply_sequence(to: IpAddr, identifier: u16, packet: &[u8]) -> Option<u16> {
 }
 
 /// Value at `share` (0 to 1) of a sorted row, by the nearest rank.
-fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
+pub(crate) fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
