@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * What the programs and the shuttle share: map keys and values, and the header of the slow TAP.
+ * What the programs and the shuttle share: map keys and values, and the headers on its two TAPs.
  * This file decides the layouts; the Rust crate `abi` mirrors them and a test compares the two by
  * BTF.
  *
@@ -20,7 +20,7 @@ typedef __be16 be16;
 typedef __be32 be32;
 
 /* Raised when a map's layout or meaning changes; part of the pins' path. */
-#define WEFT_ABI 1
+#define WEFT_ABI 2
 
 /* Verdicts and drop reasons have room to grow without a new layout. Powers of two, so that masks
  * bound an index. */
@@ -49,6 +49,8 @@ struct config {
 	u64 heartbeat_ns;
 	u32 vxlan_ifindex;
 	u32 slow_ifindex;
+	u32 seal_ifindex;
+	u32 pad;
 };
 
 /*
@@ -83,11 +85,12 @@ struct port {
 	struct budget replicate;
 };
 
-/* How a target is reached. */
+/* How a target is reached. In `fdb` VIA_HOST is any other host, whatever the carrier. */
 #define VIA_PEER   1 /* a port whose other end is in another namespace: bpf_redirect_peer(target) */
 #define VIA_DEVICE 2 /* a TAP, or a port in this namespace: bpf_redirect(target) */
-#define VIA_HOST   3 /* another host: target is its id */
+#define VIA_HOST   3 /* another host, in VXLAN: target is its id */
 #define VIA_DROP   4 /* nothing: drop with `reason` */
+#define VIA_SEALED 5 /* another host, by the shuttle, which seals: target is its id */
 
 struct flow_key {
 	u32 source_endpoint_id;
@@ -118,6 +121,9 @@ struct fdb_key {
 /* The same for an endpoint, wherever it is. */
 #define FDB_MORE_SOURCES (1 << 0)
 #define FDB_ROUTES	 (1 << 1)
+/* Of one at another host (`via` is VIA_HOST): by which carriers that host may bring its frames. */
+#define FDB_BY_VXLAN	 (1 << 2)
+#define FDB_BY_SEALED	 (1 << 3)
 
 struct fdb {
 	u32 endpoint_id;
@@ -158,10 +164,12 @@ struct replication_key {
 	u32 half;
 };
 
-/* ifindexes of the network's ports here, then ids of the other hosts that have it. */
+/* ifindexes of the network's ports here, then ids of the other hosts that get its broadcasts in
+ * VXLAN, then of those that get them sealed. */
 struct replication {
 	u32 port_count;
 	u32 host_count;
+	u32 sealed_count;
 	u32 targets[REPLICATION_MAX];
 };
 
@@ -187,6 +195,14 @@ struct remote {
 #define PEER_RESOLVED (1 << 0)
 #define PEER_IP6      (1 << 1)
 
+/* A host may have a row for each carrier. */
+struct peer_key {
+	u32 host_id;
+	/* VIA_HOST or VIA_SEALED. */
+	u32 via;
+};
+
+/* Of a sealed one `mtu` alone counts: the shuttle knows where it is. */
 struct peer {
 	u8 remote_ip[16];
 	u8 local_ip[16];
@@ -236,8 +252,26 @@ struct slow_meta {
 	u16 mtu;
 };
 
+#define SEAL_MAGIC 0x53
+
+/*
+ * On the TAP of what is sealed a frame is [this][Ethernet frame] to the shuttle, and
+ * [Ethernet header 14][this][payload] from it, where the Ethernet header says IPv6 for an IPv6
+ * payload and IPv4 for any other, as on the slow TAP.
+ */
+struct seal_meta {
+	u8 magic;
+	u8 flags;
+	/* EtherType of the payload. */
+	be16 ethertype;
+	/* The other host: to which, or from which. */
+	u32 host_id;
+	u32 vni;
+	u32 reserved;
+};
+
 #define ASSERT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type)
-ASSERT_SIZE(config, 32);
+ASSERT_SIZE(config, 40);
 ASSERT_SIZE(budget, 16);
 ASSERT_SIZE(port, 88);
 ASSERT_SIZE(flow_key, 12);
@@ -249,11 +283,13 @@ ASSERT_SIZE(neigh, 8);
 ASSERT_SIZE(guard_key, 28);
 ASSERT_SIZE(guard, 4);
 ASSERT_SIZE(replication_key, 8);
-ASSERT_SIZE(replication, 8 + 4 * REPLICATION_MAX);
+ASSERT_SIZE(replication, 12 + 4 * REPLICATION_MAX);
 ASSERT_SIZE(remote_key, 16);
 ASSERT_SIZE(remote, 24);
+ASSERT_SIZE(peer_key, 8);
 ASSERT_SIZE(peer, 52);
 ASSERT_SIZE(counters, 8 * (4 + VERDICT_MAX + DROP_MAX));
 ASSERT_SIZE(slow_meta, 16);
+ASSERT_SIZE(seal_meta, 16);
 
 #endif

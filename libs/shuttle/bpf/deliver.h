@@ -20,16 +20,16 @@ INLINE void count_sent(struct __sk_buff *skb, u32 slot)
 
 /* To a port of this host. */
 INLINE int to_port(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 slot,
-		   u32 ifindex, u8 via)
+		   u32 ifindex, u8 via, be16 type)
 {
 	finish(skb, counters, verdict, ifindex);
 	count_sent(skb, slot);
 	/* bpf_redirect_peer() takes away everything that belongs to this host, but not the mark. */
 	skb->mark = 0;
-	if (via != VIA_PEER)
+	/* It also skips the target's eth_type_trans(), which would tell what came from a TAP under
+	 * the type of another payload, and find the frame to be addressed to it. */
+	if (via != VIA_PEER || skb->protocol != type)
 		return bpf_redirect(ifindex, 0);
-	/* It also skips the target's eth_type_trans(), which would find the frame to be addressed
-	 * to it. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(ifindex, 0);
@@ -81,11 +81,40 @@ INLINE int too_large(struct __sk_buff *skb, struct run *run, struct headers *h, 
 		    mtu);
 }
 
-/* To another host. */
+INLINE void write_seal_meta(struct __sk_buff *skb, u32 host_id, u32 vni, be16 ethertype)
+{
+	struct seal_meta meta = {
+		.magic = SEAL_MAGIC, .ethertype = ethertype, .host_id = host_id, .vni = vni};
+
+	/* Cannot fail: the room has been made. */
+	bpf_skb_store_bytes(skb, 0, &meta, sizeof(meta), 0);
+}
+
+/* To another host, sealed by the shuttle: whole, whatever it is. */
+INLINE int to_sealed(struct __sk_buff *skb, struct run *run, struct headers *h, u32 length,
+		     u32 host_id)
+{
+	struct peer *peer = find_peer(host_id, VIA_SEALED);
+
+	if (!peer)
+		return drop(skb, run->counters, DROP_no_peer);
+	if (length > peer->mtu)
+		return too_large(skb, run, h, peer->mtu);
+	if (!run->config->seal_ifindex)
+		return drop(skb, run->counters, DROP_no_seal_device);
+	/* As in hold(). */
+	if (bpf_skb_change_head(skb, sizeof(struct seal_meta), 0))
+		return drop(skb, run->counters, DROP_hold_full);
+	write_seal_meta(skb, host_id, run->port->vni, h->eth.type);
+	finish(skb, run->counters, VERDICT_sealed, host_id);
+	return bpf_redirect(run->config->seal_ifindex, 0);
+}
+
+/* To another host, in VXLAN. */
 INLINE int to_host(struct __sk_buff *skb, struct run *run, struct headers *h, u32 length,
 		   u32 host_id)
 {
-	struct peer *peer = bpf_map_lookup_elem(&peers, &host_id);
+	struct peer *peer = find_peer(host_id, VIA_HOST);
 
 	if (!peer)
 		return drop(skb, run->counters, DROP_no_peer);
@@ -107,9 +136,25 @@ struct replication_walk {
 	const struct replication *row;
 	u32 vni;
 	u32 vxlan_ifindex;
+	u32 seal_ifindex;
 	u32 source_ifindex;
+	be16 ethertype;
 	bool to_hosts;
+	/* The frame has room for a `seal_meta` in front, and is good for nothing else any more. */
+	bool has_room;
 };
+
+INLINE long replicate_sealed(struct replication_walk *walk, u32 host_id)
+{
+	if (!walk->seal_ifindex || !find_peer(host_id, VIA_SEALED))
+		return 0;
+	if (!walk->has_room && bpf_skb_change_head(walk->skb, sizeof(struct seal_meta), 0))
+		return 1;
+	walk->has_room = true;
+	write_seal_meta(walk->skb, host_id, walk->vni, walk->ethertype);
+	bpf_clone_redirect(walk->skb, walk->seal_ifindex, 0);
+	return 0;
+}
 
 static long replicate_one(u32 i, struct replication_walk *walk)
 {
@@ -126,19 +171,23 @@ static long replicate_one(u32 i, struct replication_walk *walk)
 		port = bpf_map_lookup_elem(&ports, &target);
 		if (port && !bpf_clone_redirect(walk->skb, target, 0))
 			count_sent(walk->skb, port->slot);
-	} else if (walk->to_hosts) {
-		struct peer *peer = bpf_map_lookup_elem(&peers, &target);
+	} else if (!walk->to_hosts) {
+		return 1;
+	} else if (i < walk->row->port_count + walk->row->host_count) {
+		struct peer *peer = find_peer(target, VIA_HOST);
 
 		if (peer && !set_tunnel(walk->skb, peer, walk->vni))
 			bpf_clone_redirect(walk->skb, walk->vxlan_ifindex, 0);
+	} else {
+		return replicate_sealed(walk, target);
 	}
 	return 0;
 }
 
 /* A copy to every port of the network here but `source_ifindex`, and to the hosts that have it if
- * `to_hosts`. */
-INLINE void replicate(struct __sk_buff *skb, const struct run *run, u32 vni, u32 source_ifindex,
-		      bool to_hosts)
+ * `to_hosts`. The frame itself is to be dropped then. */
+INLINE void replicate(struct __sk_buff *skb, const struct run *run, const struct headers *h,
+		      u32 vni, u32 source_ifindex, bool to_hosts)
 {
 	struct replication_key key = {.vni = vni, .half = run->half};
 	struct replication_walk walk = {
@@ -146,12 +195,15 @@ INLINE void replicate(struct __sk_buff *skb, const struct run *run, u32 vni, u32
 		.row = bpf_map_lookup_elem(&replication, &key),
 		.vni = vni,
 		.vxlan_ifindex = run->config->vxlan_ifindex,
+		.seal_ifindex = run->config->seal_ifindex,
 		.source_ifindex = source_ifindex,
+		.ethertype = h->eth.type,
 		.to_hosts = to_hosts,
 	};
 
 	if (walk.row)
-		bpf_loop(walk.row->port_count + walk.row->host_count, replicate_one, &walk, 0);
+		bpf_loop(walk.row->port_count + walk.row->host_count + walk.row->sealed_count,
+			 replicate_one, &walk, 0);
 }
 
 #endif

@@ -38,8 +38,7 @@ PINNED_MAP(neigh, BPF_MAP_TYPE_HASH, struct neigh_key, struct neigh, 393216, BPF
 PINNED_MAP(guard, BPF_MAP_TYPE_LPM_TRIE, struct guard_key, struct guard, 32768, BPF_F_NO_PREALLOC);
 PINNED_MAP(replication, BPF_MAP_TYPE_HASH, struct replication_key, struct replication, 8192,
 	   BPF_F_NO_PREALLOC);
-/* By host id. */
-PINNED_MAP(peers, BPF_MAP_TYPE_HASH, u32, struct peer, 16384, BPF_F_NO_PREALLOC);
+PINNED_MAP(peers, BPF_MAP_TYPE_HASH, struct peer_key, struct peer, 32768, BPF_F_NO_PREALLOC);
 PINNED_MAP(remotes, BPF_MAP_TYPE_HASH, struct remote_key, struct remote, 16384, BPF_F_NO_PREALLOC);
 
 #endif

@@ -172,6 +172,12 @@ INLINE bool load_headers(struct __sk_buff *skb, u32 offset, struct headers *h)
 	return h->eth.type != bpf_htons(ETH_P_IPV6);
 }
 
+INLINE bool is_tagged(const struct __sk_buff *skb, const struct headers *h)
+{
+	return skb->vlan_present || h->eth.type == bpf_htons(ETH_P_8021Q) ||
+	       h->eth.type == bpf_htons(ETH_P_8021AD);
+}
+
 INLINE bool is_ip(const struct headers *h)
 {
 	return h->eth.type == bpf_htons(ETH_P_IP) || h->eth.type == bpf_htons(ETH_P_IPV6);
@@ -281,6 +287,14 @@ INLINE u32 wire_length(struct __sk_buff *skb, const struct headers *h)
 	if (protocol == IPPROTO_TCP && !bpf_skb_load_bytes(skb, l4_offset + 12, &data_offset, 1))
 		l4_bytes = (data_offset >> 4) * 4;
 	return l4_offset - ETH_BYTES + l4_bytes + skb->gso_size;
+}
+
+/* Another host as this carrier (VIA_HOST, VIA_SEALED) reaches it. */
+INLINE struct peer *find_peer(u32 host_id, u32 via)
+{
+	struct peer_key key = {.host_id = host_id, .via = via};
+
+	return bpf_map_lookup_elem(&peers, &key);
 }
 
 INLINE struct fdb *find_mac(u32 vni, u32 half, const u8 *mac)

@@ -9,8 +9,8 @@
 /*
  * Exactly one verdict is counted for each frame that a program sees. At every port
  *
- *   received + resent = same_host + direct + device + replicated + answered + absorbed + held
- *                       + the sum of all drops
+ *   received + resent = same_host + direct + device + sealed + replicated + answered + absorbed
+ *                       + held + the sum of all drops
  *
  * where `held` frames come back as `resent` ones, or are still with the shuttle (or died with it).
  */
@@ -26,7 +26,8 @@
 	X(8, resent, "came back from the shuttle")                                                 \
 	X(9, delivered, "came from another host or the shuttle and went to a port")                \
 	X(10, passed, "is left to the host's own network stack or its VXLAN device")               \
-	X(11, dropped, "was dropped for a reason of its own")
+	X(11, dropped, "was dropped for a reason of its own")                                      \
+	X(12, sealed, "went to another host by the shuttle, which seals it")
 
 #define WEFT_DROP_REASONS(X)                                                                       \
 	X(1, not_a_port, "came in at a device that is no port")                                    \
@@ -47,17 +48,21 @@
 	X(16, control_frame, "link-local control frame of a bridge")                               \
 	X(17, replicate_budget, "too many broadcasts from the port")                               \
 	X(18, miss_budget, "too many first packets from the port")                                 \
-	X(19, hold_full, "the shuttle had no room to keep it")                                     \
+	X(19, hold_full, "there was no room for it in the shuttle, or on the way there")           \
 	X(20, not_served, "no flow, and the shuttle that would ask for one is not running")        \
 	X(21, unresolved, "no flow after the question was answered")                               \
 	X(22, refused, "the flow's policy refuses it")                                             \
 	X(23, no_carrier, "the two hosts have no carrier in common")                               \
 	X(24, no_peer, "the flow goes to a host that is not known here")                           \
-	X(25, sender_unknown, "came from an underlay address that is no host's")                   \
+	X(25, sender_unknown, "came from an underlay address or a sealed peer that is no host's")  \
 	X(26, sender_mismatch, "its source is not located at the host that sent it")               \
 	X(27, neighbour_from_remote, "neighbour message from a host that answers its own")         \
 	X(28, port_gone, "came back from the shuttle for a port that is gone")                     \
-	X(29, slow_frame, "came from the shuttle in no known form")
+	X(29, slow_frame, "came from the shuttle in no known form")                                \
+	X(30, not_sealed, "came in the clear, in a network that is sealed between the two hosts")  \
+	X(31, not_shared, "is of a network that its carrier may not bring from that host")         \
+	X(32, no_seal_device, "has to be sealed, and nothing here seals")                          \
+	X(33, seal_frame, "came from the shuttle, unsealed, in no known form")
 /* clang-format on */
 
 #define WEFT_VERDICT_ENUM(number, name, text) VERDICT_##name = number,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
- * The four programs of the data plane, all at the TCX ingress of their devices:
+ * The five programs of the data plane, all at the TCX ingress of their devices:
  *
  *   ep_in    a port: guard, neighbours, flow, action
  *   ul_in    an underlay device: takes VXLAN off where that is right
  *   vx_in    the VXLAN device: what ul_in left to it
+ *   seal_in  the TAP of what is sealed: frames that the shuttle has opened
  *   slow_in  the TAP of the shuttle: frames that it gives back
  *
  * Only ul_in ever lets a frame go on into the host's own network stack. There are no global
@@ -59,7 +60,7 @@ INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
 			return drop(skb, run->counters, DROP_mtu_exceeded);
 		if (!spend(&port->replicate, run->now_ns))
 			return drop(skb, run->counters, DROP_replicate_budget);
-		replicate(skb, run, port->vni, run->ifindex, true);
+		replicate(skb, run, h, port->vni, run->ifindex, true);
 		finish(skb, run->counters, VERDICT_replicated, port->vni);
 		return TC_ACT_SHOT;
 	}
@@ -84,7 +85,10 @@ INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
 		return too_large(skb, run, h, port->mtu);
 	if (flow->via == VIA_HOST)
 		return to_host(skb, run, h, length, flow->target);
-	return to_port(skb, run->counters, VERDICT_same_host, flow->slot, flow->target, flow->via);
+	if (flow->via == VIA_SEALED)
+		return to_sealed(skb, run, h, length, flow->target);
+	return to_port(skb, run->counters, VERDICT_same_host, flow->slot, flow->target, flow->via,
+		       h->eth.type);
 }
 
 INLINE void identify(struct identity *who, const struct run *run)
@@ -114,8 +118,7 @@ int ep_in(struct __sk_buff *skb)
 	run.counters->received_bytes += skb->len;
 	if (!load_headers(skb, 0, &h))
 		return drop(skb, run.counters, DROP_malformed);
-	if (skb->vlan_present || h.eth.type == bpf_htons(ETH_P_8021Q) ||
-	    h.eth.type == bpf_htons(ETH_P_8021AD))
+	if (is_tagged(skb, &h))
 		return drop(skb, run.counters, DROP_vlan_tagged);
 	if (!is_same_mac(h.eth.source, run.port->mac))
 		return drop(skb, run.counters, DROP_source_mac);
@@ -151,6 +154,24 @@ INLINE void identify_remote(struct identity *who, const struct fdb *source, u32 
 	who->has_more_sources = source->flags & FDB_MORE_SOURCES;
 }
 
+/* Who brought a frame here, and how. */
+struct sender {
+	u32 host_id;
+	u32 vni;
+	/* FDB_BY_VXLAN or FDB_BY_SEALED. */
+	u8 carrier;
+	/* It has no shuttle to answer neighbour messages. */
+	bool is_foreign;
+};
+
+/* A carrier brings the frames of the networks that it is listed for, and of no other. */
+INLINE u32 carrier_refusal(const struct fdb *source, u8 carrier)
+{
+	if (source->flags & carrier)
+		return DROP_none;
+	return source->flags & FDB_BY_SEALED ? DROP_not_sealed : DROP_not_shared;
+}
+
 /* A frame's source is an endpoint that is located at the host which sent the frame, with that
  * endpoint's addresses. */
 INLINE bool is_located_at(const struct fdb *source, const struct identity *who, u32 host_id,
@@ -182,7 +203,7 @@ int ul_in(struct __sk_buff *skb)
 	struct remote *remote;
 	struct fdb *source, *target;
 	u64 decap = ADJ_ROOM_DECAP_L3_IPV4;
-	u32 vni;
+	u32 vni, refusal;
 	u8 protocol;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, 0, &outer.eth, ROOM) ||
@@ -229,6 +250,9 @@ int ul_in(struct __sk_buff *skb)
 	identify_remote(&who, source, run.half);
 	if (!is_well_formed(&h) || !is_located_at(source, &who, remote->host_id, &h))
 		return drop(skb, run.counters, DROP_sender_mismatch);
+	refusal = carrier_refusal(source, FDB_BY_VXLAN);
+	if (refusal)
+		return drop(skb, run.counters, refusal);
 
 	if (bpf_skb_adjust_room(skb, -ROOM, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | decap))
@@ -238,7 +262,7 @@ int ul_in(struct __sk_buff *skb)
 	 * for nothing. */
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
 	return to_port(skb, run.counters, VERDICT_delivered, target->slot, target->target,
-		       target->via);
+		       target->via, h.eth.type);
 
 pass:
 	finish(skb, run.counters, VERDICT_passed, 0);
@@ -261,7 +285,7 @@ INLINE struct remote *tunnel_source(struct __sk_buff *skb, struct bpf_tunnel_key
 INLINE int answer_foreign(struct __sk_buff *skb, struct run *run, struct headers *h, u32 vni,
 			  const struct identity *who, u32 host_id)
 {
-	struct peer *peer = bpf_map_lookup_elem(&peers, &host_id);
+	struct peer *peer = find_peer(host_id, VIA_HOST);
 	u8 mac[6] __attribute__((aligned(2)));
 	enum neighbour_action action;
 	bool is_arp = h->eth.type == bpf_htons(ETH_P_ARP);
@@ -287,62 +311,75 @@ INLINE int answer_foreign(struct __sk_buff *skb, struct run *run, struct headers
 	}
 }
 
+/* A frame of another host without what carried it: the same for every carrier. */
+INLINE int receive(struct __sk_buff *skb, struct run *run, const struct sender *sender)
+{
+	struct identity who;
+	struct headers h;
+	struct fdb *source, *target;
+	int icmp6 = 0;
+	u32 vni = sender->vni, refusal;
+
+	if (!load_headers(skb, 0, &h) || !is_well_formed(&h))
+		return drop(skb, run->counters, DROP_malformed);
+	if (is_tagged(skb, &h))
+		return drop(skb, run->counters, DROP_vlan_tagged);
+	source = find_mac(vni, run->half, h.eth.source);
+	if (!source)
+		return drop(skb, run->counters, DROP_sender_mismatch);
+	identify_remote(&who, source, run->half);
+	if (!is_located_at(source, &who, sender->host_id, &h))
+		return drop(skb, run->counters, DROP_sender_mismatch);
+	refusal = carrier_refusal(source, sender->carrier);
+	if (refusal)
+		return drop(skb, run->counters, refusal);
+
+	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr)) {
+		icmp6 = icmp6_type(skb, h.ip6.nexthdr);
+		if (icmp6 < 0)
+			return drop(skb, run->counters, DROP_hidden_nd);
+		if (icmp6 == ND_ROUTER_ADVERTISEMENT && !(source->flags & FDB_ROUTES))
+			return drop(skb, run->counters, DROP_router_advertisement);
+		if (icmp6 == ND_REDIRECT)
+			return drop(skb, run->counters, DROP_redirect_message);
+	}
+	if (h.eth.type == bpf_htons(ETH_P_ARP) || icmp6 == ND_NEIGHBOUR_SOLICITATION ||
+	    icmp6 == ND_NEIGHBOUR_ADVERT) {
+		if (!sender->is_foreign)
+			return drop(skb, run->counters, DROP_neighbour_from_remote);
+		return answer_foreign(skb, run, &h, vni, &who, sender->host_id);
+	}
+	if (is_group(h.eth.target)) {
+		if (is_control(h.eth.target))
+			return drop(skb, run->counters, DROP_control_frame);
+		/* Never on to other hosts: the sender has sent to all of them. */
+		replicate(skb, run, &h, vni, 0, false);
+		finish(skb, run->counters, VERDICT_replicated, vni);
+		return TC_ACT_SHOT;
+	}
+	target = find_mac(vni, run->half, h.eth.target);
+	if (!target || target->via == VIA_HOST)
+		return drop(skb, run->counters, DROP_unknown_destination);
+	return to_port(skb, run->counters, VERDICT_delivered, target->slot, target->target,
+		       target->via, h.eth.type);
+}
+
 INLINE int receive_from_device(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key tunnel = {};
+	struct sender sender = {.carrier = FDB_BY_VXLAN};
 	struct run run = {};
-	struct identity who;
-	struct headers h;
 	struct remote *remote;
-	struct fdb *source, *target;
-	int icmp6 = 0;
-	u32 vni;
 
 	if (!start(&run, 0))
 		return TC_ACT_SHOT;
 	remote = tunnel_source(skb, &tunnel);
 	if (!remote)
 		return drop(skb, run.counters, DROP_sender_unknown);
-	vni = tunnel.tunnel_id;
-	if (!load_headers(skb, 0, &h) || !is_well_formed(&h))
-		return drop(skb, run.counters, DROP_malformed);
-	if (skb->vlan_present)
-		return drop(skb, run.counters, DROP_vlan_tagged);
-	source = find_mac(vni, run.half, h.eth.source);
-	if (!source)
-		return drop(skb, run.counters, DROP_sender_mismatch);
-	identify_remote(&who, source, run.half);
-	if (!is_located_at(source, &who, remote->host_id, &h))
-		return drop(skb, run.counters, DROP_sender_mismatch);
-
-	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr)) {
-		icmp6 = icmp6_type(skb, h.ip6.nexthdr);
-		if (icmp6 < 0)
-			return drop(skb, run.counters, DROP_hidden_nd);
-		if (icmp6 == ND_ROUTER_ADVERTISEMENT && !(source->flags & FDB_ROUTES))
-			return drop(skb, run.counters, DROP_router_advertisement);
-		if (icmp6 == ND_REDIRECT)
-			return drop(skb, run.counters, DROP_redirect_message);
-	}
-	if (h.eth.type == bpf_htons(ETH_P_ARP) || icmp6 == ND_NEIGHBOUR_SOLICITATION ||
-	    icmp6 == ND_NEIGHBOUR_ADVERT) {
-		if (!(remote->flags & REMOTE_FOREIGN))
-			return drop(skb, run.counters, DROP_neighbour_from_remote);
-		return answer_foreign(skb, &run, &h, vni, &who, remote->host_id);
-	}
-	if (is_group(h.eth.target)) {
-		if (is_control(h.eth.target))
-			return drop(skb, run.counters, DROP_control_frame);
-		/* Never on to other hosts: the sender has sent to all of them. */
-		replicate(skb, &run, vni, 0, false);
-		finish(skb, run.counters, VERDICT_replicated, vni);
-		return TC_ACT_SHOT;
-	}
-	target = find_mac(vni, run.half, h.eth.target);
-	if (!target || target->via == VIA_HOST)
-		return drop(skb, run.counters, DROP_unknown_destination);
-	return to_port(skb, run.counters, VERDICT_delivered, target->slot, target->target,
-		       target->via);
+	sender.host_id = remote->host_id;
+	sender.vni = tunnel.tunnel_id;
+	sender.is_foreign = remote->flags & REMOTE_FOREIGN;
+	return receive(skb, &run, &sender);
 }
 
 SEC("classifier/vx_in")
@@ -351,7 +388,50 @@ int vx_in(struct __sk_buff *skb)
 	return receive_from_device(skb);
 }
 
-/* Not inlined, so that the object has the type of the struct for the test of the layouts. */
+/*
+ * An IPv6 payload is told as such in front too: skb->protocol is what is said there. Not inlined,
+ * as is_from_shuttle(), so that the object has the type of the struct for the test of the layouts.
+ */
+static __noinline bool is_opened_frame(const struct seal_meta *meta, be16 front_type)
+{
+	be16 ip6 = bpf_htons(ETH_P_IPV6);
+
+	return meta->magic == SEAL_MAGIC && (meta->ethertype == ip6) == (front_type == ip6);
+}
+
+SEC("classifier/seal_in")
+int seal_in(struct __sk_buff *skb)
+{
+	struct {
+		u16 align;
+		struct eth eth;
+		struct seal_meta meta;
+	} __attribute__((aligned(4))) front;
+	const u32 front_bytes = sizeof(front) - sizeof(front.align);
+	struct sender sender = {.carrier = FDB_BY_SEALED};
+	struct run run = {};
+
+	if (!start(&run, 0))
+		return TC_ACT_SHOT;
+	if (bpf_skb_load_bytes(skb, 0, &front.eth, front_bytes) ||
+	    !is_opened_frame(&front.meta, front.eth.type))
+		return drop(skb, run.counters, DROP_seal_frame);
+	if (!find_peer(front.meta.host_id, VIA_SEALED))
+		return drop(skb, run.counters, DROP_sender_unknown);
+	/* Taking room away must leave an IPv4 header's length, and other payloads may be shorter.
+	 */
+	if (skb->len < front_bytes + sizeof(struct iphdr))
+		bpf_skb_change_tail(skb, front_bytes + sizeof(struct iphdr), 0);
+	if (bpf_skb_adjust_room(skb, -(int)sizeof(struct seal_meta), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return drop(skb, run.counters, DROP_seal_frame);
+	front.eth.type = front.meta.ethertype;
+	bpf_skb_store_bytes(skb, 0, &front.eth, ETH_BYTES, 0);
+	sender.host_id = front.meta.host_id;
+	sender.vni = front.meta.vni;
+	return receive(skb, &run, &sender);
+}
+
 static __noinline bool is_from_shuttle(const struct slow_meta *meta)
 {
 	return meta->magic == SLOW_MAGIC && meta->purpose >= SLOW_RESEND &&
@@ -403,7 +483,7 @@ int slow_in(struct __sk_buff *skb)
 
 	if (front.meta.purpose == SLOW_TO_SOURCE)
 		return to_port(skb, run.counters, VERDICT_delivered, run.port->slot, run.ifindex,
-			       VIA_DEVICE);
+			       VIA_DEVICE, front.eth.type);
 	if (!load_headers(skb, 0, &h))
 		return drop(skb, run.counters, DROP_slow_frame);
 	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr))

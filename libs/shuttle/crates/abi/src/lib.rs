@@ -15,7 +15,7 @@ mod reasons {
 }
 
 /// Number of the layouts; part of the path of the pins.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// Length of [`Counters::verdicts`].
 pub const VERDICT_MAX: usize = 16;
 /// Length of [`Counters::drops`].
@@ -31,6 +31,10 @@ pub const PORT_ROUTES: u16 = 1 << 1;
 pub const FDB_MORE_SOURCES: u8 = 1 << 0;
 /// Switch table flag: as [`PORT_ROUTES`].
 pub const FDB_ROUTES: u8 = 1 << 1;
+/// Switch table flag: the endpoint's host may bring its frames in VXLAN.
+pub const FDB_BY_VXLAN: u8 = 1 << 2;
+/// Switch table flag: the endpoint's host may bring its frames sealed.
+pub const FDB_BY_SEALED: u8 = 1 << 3;
 /// Remote flag: a plain VXLAN device, which asks for its neighbours itself.
 pub const REMOTE_FOREIGN: u32 = 1 << 0;
 /// Peer flag: the Ethernet header of the path is current and both addresses are IPv4.
@@ -42,10 +46,12 @@ pub const PEER_IP6: u16 = 1 << 1;
 pub const VIA_PEER: u8 = 1;
 /// Target is the ifindex of a TAP, or of a port whose other end is in the shuttle's own namespace.
 pub const VIA_DEVICE: u8 = 2;
-/// Target is the id of another host.
+/// Target is the id of another host, reached in VXLAN.
 pub const VIA_HOST: u8 = 3;
 /// No target: dropped for [`Flow::reason`].
 pub const VIA_DROP: u8 = 4;
+/// Target is the id of another host, reached by the shuttle, which seals.
+pub const VIA_SEALED: u8 = 5;
 
 /// First byte of a [`SlowMeta`].
 pub const SLOW_MAGIC: u8 = 0x57;
@@ -61,6 +67,60 @@ pub const SLOW_RESEND: u8 = 16;
 pub const SLOW_TO_SOURCE: u8 = 17;
 /// From the shuttle: count [`SlowMeta::reason`] at the port; the payload may be cut off.
 pub const SLOW_DROP: u8 = 18;
+
+/// First byte of a [`SealMeta`].
+pub const SEAL_MAGIC: u8 = 0x53;
+
+/// What carries frames to another host. A host may be reached by both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Carrier {
+    /// VXLAN, in the clear.
+    Vxlan,
+    /// The shuttle, which seals.
+    Sealed,
+}
+
+impl Carrier {
+    /// Every one of them.
+    pub const ALL: [Self; 2] = [Self::Vxlan, Self::Sealed];
+
+    /// Its number in flows and [`PeerKey`].
+    pub const fn via(self) -> u8 {
+        match self {
+            Self::Vxlan => VIA_HOST,
+            Self::Sealed => VIA_SEALED,
+        }
+    }
+
+    const fn fdb_flag(self) -> u8 {
+        match self {
+            Self::Vxlan => FDB_BY_VXLAN,
+            Self::Sealed => FDB_BY_SEALED,
+        }
+    }
+}
+
+/// A set of carriers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Carriers(u8);
+
+impl Carriers {
+    /// Whether this one is among them.
+    pub const fn contains(self, carrier: Carrier) -> bool {
+        self.0 & carrier.fdb_flag() != 0
+    }
+
+    /// Their flags in [`Fdb::flags`].
+    pub const fn fdb_flags(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromIterator<Carrier> for Carriers {
+    fn from_iter<T: IntoIterator<Item = Carrier>>(carriers: T) -> Self {
+        Self(carriers.into_iter().fold(0, |flags, carrier| flags | carrier.fdb_flag()))
+    }
+}
 
 /// A struct of plain integers without padding: any bytes are a value, and a value is its bytes.
 ///
@@ -132,7 +192,7 @@ pub struct Layout {
 
 layouts! {
     /// The only value of the map `config`.
-    Config, "config", 32 => {
+    Config, "config", 40 => {
         abi: u32,
         active: u32,
         generation: u32,
@@ -140,6 +200,8 @@ layouts! {
         heartbeat_ns: u64,
         vxlan_ifindex: u32,
         slow_ifindex: u32,
+        seal_ifindex: u32,
+        pad: u32,
     }
     /// A rate limit.
     Budget, "budget", 16 => {
@@ -221,9 +283,10 @@ layouts! {
         half: u32,
     }
     /// Where the broadcasts of a network go.
-    Replication, "replication", 8 + 4 * REPLICATION_MAX => {
+    Replication, "replication", 12 + 4 * REPLICATION_MAX => {
         port_count: u32,
         host_count: u32,
+        sealed_count: u32,
         targets: [u32; REPLICATION_MAX],
     }
     /// An underlay address of another host.
@@ -236,7 +299,12 @@ layouts! {
         flags: u32,
         local_ip: [u8; 16],
     }
-    /// How frames get to another host.
+    /// Another host by one carrier.
+    PeerKey, "peer_key", 8 => {
+        host_id: u32,
+        via: u32,
+    }
+    /// How frames get there.
     Peer, "peer", 52 => {
         remote_ip: [u8; 16],
         local_ip: [u8; 16],
@@ -265,6 +333,16 @@ layouts! {
         ifindex: u32,
         ethertype: [u8; 2],
         mtu: u16,
+    }
+    /// The header on the TAP of what is sealed: before the Ethernet frame to the shuttle, behind the Ethernet header
+    /// from it.
+    SealMeta, "seal_meta", 16 => {
+        magic: u8,
+        flags: u8,
+        ethertype: [u8; 2],
+        host_id: u32,
+        vni: u32,
+        reserved: u32,
     }
 }
 
@@ -313,6 +391,14 @@ mod tests {
         let key = FdbKey { vni: 7, mac: [1, 2, 3, 4, 5, 6], half: 1 };
         assert_eq!(key.as_bytes(), [7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 1, 0]);
         assert_eq!(FdbKey::from_bytes(key.as_bytes()), key);
+    }
+
+    #[test]
+    fn a_set_of_carriers_has_what_was_put_in() {
+        let sealed = Carriers::from_iter([Carrier::Sealed]);
+        assert!(sealed.contains(Carrier::Sealed) && !sealed.contains(Carrier::Vxlan));
+        assert_eq!(Carriers::from_iter(Carrier::ALL).fdb_flags(), FDB_BY_VXLAN | FDB_BY_SEALED);
+        assert_eq!(Carriers::default().fdb_flags(), 0);
     }
 
     #[test]

@@ -276,7 +276,7 @@ mod tests {
     use crate::flows::FlowTarget;
     use crate::packet::{ETHERTYPE_IPV4, PROTOCOL_UDP};
     use crate::sample;
-    use crate::tables::{Change, Endpoint, Network, Peer, Port};
+    use crate::tables::{Change, Endpoint, Network, Peer, PeerKind, Port};
 
     const NOW: Duration = Duration::from_secs(50);
     const HERE: u32 = 1;
@@ -306,9 +306,11 @@ mod tests {
     fn peer() -> Peer {
         Peer {
             host_id: THERE,
-            local_address: Ipv4Addr::new(192, 0, 2, 1).into(),
-            remote_address: Ipv4Addr::new(192, 0, 2, 2).into(),
-            is_foreign: false,
+            kind: PeerKind::Vxlan {
+                local_address: Ipv4Addr::new(192, 0, 2, 1).into(),
+                remote_address: Ipv4Addr::new(192, 0, 2, 2).into(),
+                is_foreign: false,
+            },
             network_ids: [1].into(),
         }
     }
@@ -487,7 +489,32 @@ mod tests {
         let mut engine = engine();
         apply(&mut engine, vec![Change::PutEndpoint(api())]);
         answer(&mut engine, 2);
-        assert_eq!(apply(&mut engine, vec![Change::DeletePeer(THERE)]).0.void_flows, [(11, 13)]);
+        assert_eq!(
+            apply(&mut engine, vec![Change::DeletePeer(THERE, None)]).0.void_flows,
+            [(11, 13)]
+        );
+    }
+
+    #[test]
+    fn a_network_that_is_to_be_sealed_voids_the_flows_in_the_clear_and_asks_anew() {
+        let mut engine = engine();
+        apply(&mut engine, vec![Change::PutEndpoint(api())]);
+        answer(&mut engine, 2);
+        let changes = vec![
+            Change::PutPeer(Peer { network_ids: [].into(), ..peer() }),
+            Change::PutPeer(Peer { kind: PeerKind::Sealed, ..peer() }),
+        ];
+        assert_eq!(apply(&mut engine, changes).0.void_flows, [(11, 13)]);
+        handle(&mut engine, weft_abi::SLOW_MISS, &sample::udp4());
+        assert_eq!(engine.poll_misses().len(), 1);
+        assert_eq!(answer(&mut engine, 3), (0, Vec::new()), "in the clear again");
+        let sealed = Flow {
+            source_endpoint_id: 11,
+            target_endpoint_id: 13,
+            target: FlowTarget::Sealed(THERE),
+            table_revision: 3,
+        };
+        assert_eq!(engine.check_flows(vec![sealed]), [sealed]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum FlowTarget {
     Port,
     /// Another host, by VXLAN.
     Host(u32),
+    /// Another host, sealed.
+    Sealed(u32),
     /// Nowhere.
     Drop(DropReason),
 }

@@ -16,6 +16,6 @@ pub use flows::{Flow, FlowKey, FlowTarget};
 pub use packet::Mac;
 pub use slow::SlowFrame;
 pub use tables::{
-    Change, Endpoint, FlowRefusal, KernelChanges, Members, Network, Peer, Place, Plan, Port,
-    Prefix, Row, TableError, Tables,
+    Change, Endpoint, FlowRefusal, KernelChanges, Members, Network, Peer, PeerKey, PeerKind, Place,
+    Plan, Port, Prefix, Row, TableError, Tables,
 };

@@ -6,9 +6,11 @@
 //! half-way, leaves the tables as they were.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
+use weft_abi::{Carrier, Carriers};
 
 use crate::flows::{Flow, FlowTarget};
 use crate::packet::Mac;
@@ -61,19 +63,45 @@ pub struct Endpoint {
     pub host_id: u32,
 }
 
-/// Another host.
+/// Another host by one carrier. A host may have an entry of each, with networks of its own. A
+/// network in both is taken by either, and its broadcasts go sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Never 0.
     pub host_id: u32,
-    /// Underlay address of this host for frames to it.
-    pub local_address: IpAddr,
-    /// Its underlay address, of the same family.
-    pub remote_address: IpAddr,
-    /// A plain VXLAN device without a shuttle.
-    pub is_foreign: bool,
-    /// Networks whose frames go to it and are taken from it.
+    /// What carries frames to it.
+    pub kind: PeerKind,
+    /// Networks whose frames go to it and are taken from it by this carrier.
     pub network_ids: BTreeSet<u32>,
+}
+
+/// A carrier with what is to be known for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerKind {
+    /// VXLAN, in the clear.
+    Vxlan {
+        /// Underlay address of this host for frames to it.
+        local_address: IpAddr,
+        /// Its underlay address, of the same family.
+        remote_address: IpAddr,
+        /// A plain VXLAN device without a shuttle.
+        is_foreign: bool,
+    },
+    /// The shuttle, which seals and knows where the host is.
+    Sealed,
+}
+
+/// Name of a peer: host and carrier.
+pub type PeerKey = (u32, Carrier);
+
+impl Peer {
+    /// Its name.
+    pub const fn key(&self) -> PeerKey {
+        match self.kind {
+            PeerKind::Vxlan { .. } => (self.host_id, Carrier::Vxlan),
+            PeerKind::Sealed => (self.host_id, Carrier::Sealed),
+        }
+    }
 }
 
 /// One change to the tables.
@@ -87,10 +115,10 @@ pub enum Change {
     PutEndpoint(Endpoint),
     /// Removes an endpoint; harmless when there is none.
     DeleteEndpoint(u32),
-    /// Adds or replaces another host.
+    /// Adds or replaces another host's entry of a carrier.
     PutPeer(Peer),
-    /// Removes another host; harmless when there is none.
-    DeletePeer(u32),
+    /// Removes another host's entry of a carrier, or of all; harmless when there is none.
+    DeletePeer(u32, Option<Carrier>),
 }
 
 /// A port of this host.
@@ -129,6 +157,9 @@ pub struct Row {
     pub vni: u32,
     /// Where it is.
     pub place: Place,
+    /// Of one at another host: the carriers that take the frames of its network there, and by which
+    /// they are taken from it.
+    pub carriers: Carriers,
 }
 
 /// Where a network's broadcasts go.
@@ -136,8 +167,10 @@ pub struct Row {
 pub struct Members {
     /// Devices of its ports here, in order.
     pub ifindexes: Vec<u32>,
-    /// Other hosts that have it, in order.
+    /// Other hosts that get them by VXLAN, in order.
     pub host_ids: Vec<u32>,
+    /// Other hosts that get them sealed, in order.
+    pub sealed_host_ids: Vec<u32>,
 }
 
 /// Why changes were refused. Nothing of them is in force then.
@@ -182,8 +215,8 @@ pub struct KernelChanges {
     pub members: BTreeMap<u32, Option<Members>>,
     /// Peers to put.
     pub put_peers: Vec<Peer>,
-    /// Hosts that are peers no longer.
-    pub removed_peers: Vec<u32>,
+    /// Peers that are no more.
+    pub removed_peers: Vec<PeerKey>,
     /// Endpoints whose port has another MTU, MAC or allowance.
     pub ports: Vec<u32>,
 }
@@ -208,7 +241,7 @@ pub struct Plan {
     is_full: bool,
     networks: HashMap<u32, Option<Network>>,
     endpoints: HashMap<u32, Option<Endpoint>>,
-    peers: HashMap<u32, Option<Peer>>,
+    peers: HashMap<PeerKey, Option<Peer>>,
     ports: HashMap<u32, Option<Port>>,
     rows: HashMap<u32, Option<Row>>,
     members: HashMap<u32, Option<Members>>,
@@ -233,7 +266,7 @@ pub enum FlowRefusal {
     Stale,
     /// Its source has no port here, or its target is no endpoint of the same network.
     Unknown,
-    /// It sends where its target is not, or to a host without a carrier.
+    /// It sends where its target is not, or by a carrier that does not take its network there.
     Contradicts,
 }
 
@@ -244,7 +277,7 @@ pub struct Tables {
     local_host_id: u32,
     networks: HashMap<u32, Network>,
     endpoints: HashMap<u32, Endpoint>,
-    peers: HashMap<u32, Peer>,
+    peers: HashMap<PeerKey, Peer>,
     ports: HashMap<u32, Port>,
     rows: HashMap<u32, Row>,
     by_mac: HashMap<(u32, Mac), u32>,
@@ -317,9 +350,18 @@ impl Tables {
         self.rows.get(&endpoint_id).is_some_and(|row| self.addresses.contains(&(row.vni, address)))
     }
 
-    /// Other hosts.
+    /// Other hosts, by each of their carriers.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
+    }
+
+    /// The VNIs of the networks whose frames a carrier takes to a host and from it, in ascending order.
+    pub fn vnis_of_peer(&self, key: PeerKey) -> Vec<u32> {
+        let network_ids = self.peers.get(&key).map(|peer| &peer.network_ids);
+        let networks = network_ids.into_iter().flatten().filter_map(|id| self.networks.get(id));
+        let mut vnis: Vec<u32> = networks.map(|network| network.vni).collect();
+        vnis.sort_unstable();
+        vnis
     }
 
     /// Everything that will be in force with a plan, for a kernel that may have anything.
@@ -358,7 +400,7 @@ impl Tables {
         if plan.is_full {
             plan.networks = self.networks.keys().map(|id| (*id, None)).collect();
             plan.endpoints = self.endpoints.keys().map(|id| (*id, None)).collect();
-            plan.peers = self.peers.keys().map(|id| (*id, None)).collect();
+            plan.peers = self.peers.keys().map(|key| (*key, None)).collect();
         }
         for change in changes {
             match change {
@@ -370,13 +412,18 @@ impl Tables {
                     plan.endpoints.insert(endpoint.endpoint_id, Some(endpoint)).map(drop)
                 }
                 Change::DeleteEndpoint(id) => plan.endpoints.insert(id, None).map(drop),
-                Change::PutPeer(peer) => plan.peers.insert(peer.host_id, Some(peer)).map(drop),
-                Change::DeletePeer(id) => plan.peers.insert(id, None).map(drop),
+                Change::PutPeer(peer) => plan.peers.insert(peer.key(), Some(peer)).map(drop),
+                Change::DeletePeer(id, carrier) => {
+                    let is_meant = |it: &Carrier| carrier.is_none_or(|carrier| carrier == *it);
+                    let gone = Carrier::ALL.into_iter().filter(is_meant);
+                    plan.peers.extend(gone.map(|carrier| ((id, carrier), None)));
+                    None
+                }
             };
         }
         plan.networks.retain(|id, network| network.as_ref() != self.networks.get(id));
         plan.endpoints.retain(|id, endpoint| endpoint.as_ref() != self.endpoints.get(id));
-        plan.peers.retain(|id, peer| peer.as_ref() != self.peers.get(id));
+        plan.peers.retain(|key, peer| peer.as_ref() != self.peers.get(key));
         self.derive(&mut plan)?;
         Ok(plan)
     }
@@ -426,7 +473,7 @@ impl Tables {
             };
         }
         for id in &committed.host_ids {
-            if self.peers.contains_key(id) {
+            if Carrier::ALL.iter().any(|carrier| self.peers.contains_key(&(*id, *carrier))) {
                 self.touched_hosts.insert(*id, plan.revision)
             } else {
                 self.touched_hosts.remove(id)
@@ -452,9 +499,13 @@ impl Tables {
         let is_possible = match (flow.target, target.place) {
             (FlowTarget::Port, Place::Port { .. }) | (FlowTarget::Drop(_), _) => true,
             (FlowTarget::Host(host_id), Place::Host(place)) => {
-                host_id == place && self.carries(host_id, target.endpoint.network_id)
+                host_id == place && target.carriers.contains(Carrier::Vxlan)
             }
-            (FlowTarget::Port, Place::Host(_)) | (FlowTarget::Host(_), Place::Port { .. }) => false,
+            (FlowTarget::Sealed(host_id), Place::Host(place)) => {
+                host_id == place && target.carriers.contains(Carrier::Sealed)
+            }
+            (FlowTarget::Port, Place::Host(_))
+            | (FlowTarget::Host(_) | FlowTarget::Sealed(_), Place::Port { .. }) => false,
         };
         if is_possible { Ok(()) } else { Err(FlowRefusal::Contradicts) }
     }
@@ -469,10 +520,6 @@ impl Tables {
             .max(endpoint(&flow.source_endpoint_id))
             .max(endpoint(&flow.target_endpoint_id))
             .max(host)
-    }
-
-    fn carries(&self, host_id: u32, network_id: u32) -> bool {
-        self.peers.get(&host_id).is_some_and(|peer| peer.network_ids.contains(&network_id))
     }
 
     /// Checks the planned entries and works out what the kernel's rows become.
@@ -491,7 +538,7 @@ impl Tables {
             .into_iter()
             .filter(|(vni, members)| members.as_ref() != self.members.get(vni))
             .collect();
-        plan.touched_hosts = plan.peers.keys().copied().collect();
+        plan.touched_hosts = plan.peers.keys().map(|(host_id, _)| *host_id).collect();
 
         let mut changes = KernelChanges {
             removed: plan.rows.keys().filter_map(|id| self.rows.get(id).cloned()).collect(),
@@ -499,10 +546,10 @@ impl Tables {
             members: plan.members.iter().map(|(vni, members)| (*vni, members.clone())).collect(),
             ..KernelChanges::default()
         };
-        for (host_id, peer) in &plan.peers {
+        for (key, peer) in &plan.peers {
             match peer {
                 Some(peer) => changes.put_peers.push(peer.clone()),
-                None => changes.removed_peers.push(*host_id),
+                None => changes.removed_peers.push(*key),
             }
         }
         let kept_ports = self.ports.keys().filter(|id| !plan.ports.contains_key(id));
@@ -524,7 +571,14 @@ impl Tables {
             plan.endpoints.keys().chain(plan.ports.keys()).copied().collect();
         if plan.is_full || plan.local_host_id != self.local_host_id {
             affected.extend(self.endpoints.keys().chain(self.ports.keys()));
-        } else if !plan.networks.is_empty() {
+            return affected;
+        }
+        let recarried = self.recarried_networks(plan);
+        if !recarried.is_empty() {
+            let is_of = |e: &&Endpoint| recarried.contains(&(e.host_id, e.network_id));
+            affected.extend(self.endpoints.values().filter(is_of).map(|e| e.endpoint_id));
+        }
+        if !plan.networks.is_empty() {
             let is_in = |endpoint: &Endpoint| plan.networks.contains_key(&endpoint.network_id);
             affected.extend(self.endpoints.values().filter(|e| is_in(e)).map(|e| e.endpoint_id));
             affected.extend(
@@ -532,6 +586,26 @@ impl Tables {
             );
         }
         affected
+    }
+
+    /// Hosts with networks that a carrier takes there which did not, or the other way round.
+    fn recarried_networks(&self, plan: &Plan) -> HashSet<(u32, u32)> {
+        let none = BTreeSet::new();
+        let mut recarried = HashSet::new();
+        for (key, peer) in &plan.peers {
+            let before = self.peers.get(key).map_or(&none, |peer| &peer.network_ids);
+            let after = peer.as_ref().map_or(&none, |peer| &peer.network_ids);
+            recarried.extend(before.symmetric_difference(after).map(|id| (key.0, *id)));
+        }
+        recarried
+    }
+
+    fn planned_carriers(&self, plan: &Plan, host_id: u32, network_id: u32) -> Carriers {
+        let carries = |carrier: &Carrier| {
+            lookup(&plan.peers, &self.peers, (host_id, *carrier))
+                .is_some_and(|peer| peer.network_ids.contains(&network_id))
+        };
+        Carrier::ALL.into_iter().filter(carries).collect()
     }
 
     /// An endpoint has a row where its network is known, and it has a port here or was observed at
@@ -548,7 +622,11 @@ impl Tables {
             None if endpoint.host_id == 0 || endpoint.host_id == plan.local_host_id => return None,
             None => Place::Host(endpoint.host_id),
         };
-        Some(Row { endpoint: endpoint.clone(), vni: network.vni, place })
+        let carriers = match place {
+            Place::Port { .. } => Carriers::default(),
+            Place::Host(host_id) => self.planned_carriers(plan, host_id, endpoint.network_id),
+        };
+        Some(Row { endpoint: endpoint.clone(), vni: network.vni, place, carriers })
     }
 
     fn affected_vnis(&self, plan: &Plan) -> BTreeSet<u32> {
@@ -559,8 +637,8 @@ impl Tables {
             vnis.extend(row.as_ref().map(|row| row.vni));
         }
         let mut network_ids: BTreeSet<u32> = plan.networks.keys().copied().collect();
-        for (host_id, peer) in &plan.peers {
-            let before = self.peers.get(host_id);
+        for (key, peer) in &plan.peers {
+            let before = self.peers.get(key);
             network_ids
                 .extend(before.into_iter().chain(peer).flat_map(|peer| peer.network_ids.iter()));
         }
@@ -584,7 +662,7 @@ impl Tables {
         let port_ids: BTreeSet<u32> = self.ports.keys().chain(plan.ports.keys()).copied().collect();
         for id in port_ids {
             let row = plan.rows.get(&id).map_or_else(|| self.rows.get(&id), Option::as_ref);
-            if let Some(Row { endpoint, vni, place: Place::Port { ifindex, .. } }) = row
+            if let Some(Row { endpoint, vni, place: Place::Port { ifindex, .. }, .. }) = row
                 && vnis.contains(vni)
             {
                 let entry = members
@@ -593,11 +671,15 @@ impl Tables {
                 entry.1.ifindexes.push(*ifindex);
             }
         }
-        let host_ids: BTreeSet<u32> = self.peers.keys().chain(plan.peers.keys()).copied().collect();
-        for peer in host_ids.iter().filter_map(|id| lookup(&plan.peers, &self.peers, *id)) {
+        let host_ids: BTreeSet<u32> =
+            self.peers.keys().chain(plan.peers.keys()).map(|(host_id, _)| *host_id).collect();
+        for host_id in host_ids {
             for (network_id, members) in members.values_mut() {
-                if peer.network_ids.contains(network_id) {
-                    members.host_ids.push(peer.host_id);
+                let carriers = self.planned_carriers(plan, host_id, *network_id);
+                if carriers.contains(Carrier::Sealed) {
+                    members.sealed_host_ids.push(host_id);
+                } else if carriers.contains(Carrier::Vxlan) {
+                    members.host_ids.push(host_id);
                 }
             }
         }
@@ -747,40 +829,39 @@ fn check_peer(peer: &Peer, local_host_id: u32) -> Result<(), TableError> {
     if id == 0 || id == local_host_id {
         return bad("host", id, "it is no other host".into());
     }
-    if peer.local_address.is_ipv4() != peer.remote_address.is_ipv4() {
-        let problem =
-            format!("{} and {} are of two families", peer.local_address, peer.remote_address);
+    let PeerKind::Vxlan { local_address, remote_address, .. } = peer.kind else { return Ok(()) };
+    if local_address.is_ipv4() != remote_address.is_ipv4() {
+        let problem = format!("{local_address} and {remote_address} are of two families");
         return bad("host", id, problem);
     }
     let is_unusable = |address: IpAddr| address.is_unspecified() || address.is_multicast();
-    if is_unusable(peer.local_address) || is_unusable(peer.remote_address) {
-        let problem = format!(
-            "{} and {} are no addresses of two hosts",
-            peer.local_address, peer.remote_address
-        );
+    if is_unusable(local_address) || is_unusable(remote_address) {
+        let problem = format!("{local_address} and {remote_address} are no addresses of two hosts");
         return bad("host", id, problem);
     }
     Ok(())
 }
 
-fn lookup<'a, T>(
-    planned: &'a HashMap<u32, Option<T>>,
-    current: &'a HashMap<u32, T>,
-    id: u32,
+fn lookup<'a, K: Copy + Eq + Hash, T>(
+    planned: &'a HashMap<K, Option<T>>,
+    current: &'a HashMap<K, T>,
+    key: K,
 ) -> Option<&'a T> {
-    planned.get(&id).map_or_else(|| current.get(&id), Option::as_ref)
+    planned.get(&key).map_or_else(|| current.get(&key), Option::as_ref)
 }
 
-fn merged<'a, T>(
-    current: &'a HashMap<u32, T>,
-    planned: &'a HashMap<u32, Option<T>>,
-) -> impl Iterator<Item = (u32, &'a T)> {
-    let kept =
-        current.iter().filter(|(id, _)| !planned.contains_key(id)).map(|(id, value)| (*id, value));
-    kept.chain(planned.iter().filter_map(|(id, value)| Some((*id, value.as_ref()?))))
+fn merged<'a, K: Copy + Eq + Hash, T>(
+    current: &'a HashMap<K, T>,
+    planned: &'a HashMap<K, Option<T>>,
+) -> impl Iterator<Item = (K, &'a T)> {
+    let kept = current
+        .iter()
+        .filter(|(key, _)| !planned.contains_key(key))
+        .map(|(key, value)| (*key, value));
+    kept.chain(planned.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?))))
 }
 
-fn overlay<T>(current: &mut HashMap<u32, T>, planned: HashMap<u32, Option<T>>) {
+fn overlay<K: Eq + Hash, T>(current: &mut HashMap<K, T>, planned: HashMap<K, Option<T>>) {
     for (id, value) in planned {
         match value {
             Some(value) => current.insert(id, value),
@@ -823,11 +904,17 @@ mod tests {
     fn peer(host_id: u32, network_ids: &[u32]) -> Peer {
         Peer {
             host_id,
-            local_address: Ipv4Addr::new(192, 0, 2, 1).into(),
-            remote_address: Ipv4Addr::new(192, 0, 2, u8::try_from(host_id).unwrap()).into(),
-            is_foreign: false,
+            kind: PeerKind::Vxlan {
+                local_address: Ipv4Addr::new(192, 0, 2, 1).into(),
+                remote_address: Ipv4Addr::new(192, 0, 2, u8::try_from(host_id).unwrap()).into(),
+                is_foreign: false,
+            },
             network_ids: network_ids.iter().copied().collect(),
         }
+    }
+
+    fn sealed_peer(host_id: u32, network_ids: &[u32]) -> Peer {
+        Peer { kind: PeerKind::Sealed, ..peer(host_id, network_ids) }
     }
 
     fn port(endpoint_id: u32, network_id: u32) -> Port {
@@ -882,7 +969,7 @@ mod tests {
         assert_eq!(places(&tables), [(11, here(11)), (12, here(12)), (13, Place::Host(THERE))]);
         assert_eq!(
             tables.members[&101],
-            Members { ifindexes: vec![1011, 1012], host_ids: vec![THERE] }
+            Members { ifindexes: vec![1011, 1012], host_ids: vec![THERE], ..Members::default() }
         );
         assert_eq!(tables.neighbour(11, Mac([2, 0, 0, 0, 0, 13])), Some(13));
         assert!(tables.has_address(11, Ipv4Addr::new(10, 20, 0, 13).into()));
@@ -906,7 +993,10 @@ mod tests {
         tables.commit(tables.plan(1, 2, HERE, changes).unwrap());
         assert!(!tables.members.contains_key(&102));
         tables.commit(tables.plan_port(20, Some(port(20, 2))).unwrap());
-        assert_eq!(tables.members[&102], Members { ifindexes: vec![1020], host_ids: vec![THERE] });
+        assert_eq!(
+            (&tables.members[&102].ifindexes[..], &tables.members[&102].host_ids[..]),
+            (&[1020][..], &[THERE][..])
+        );
     }
 
     #[test]
@@ -936,7 +1026,7 @@ mod tests {
         let changes =
             vec![Change::PutNetwork(network(1)), Change::PutEndpoint(endpoint(11, 1, HERE))];
         let plan = tables.plan(0, 2, HERE, changes).unwrap();
-        assert_eq!(plan.kernel.removed_peers, [THERE]);
+        assert_eq!(plan.kernel.removed_peers, [(THERE, Carrier::Vxlan)]);
         tables.commit(plan);
         assert_eq!(
             places(&tables),
@@ -980,9 +1070,14 @@ mod tests {
                 "is that of endpoint 13 too",
             ),
             (Change::PutPeer(peer(HERE, &[1])), "host 1: it is no other host"),
+            (Change::PutPeer(sealed_peer(0, &[1])), "host 0: it is no other host"),
             (
                 Change::PutPeer(Peer {
-                    local_address: Ipv6Addr::LOCALHOST.into(),
+                    kind: PeerKind::Vxlan {
+                        local_address: Ipv6Addr::LOCALHOST.into(),
+                        remote_address: Ipv4Addr::LOCALHOST.into(),
+                        is_foreign: false,
+                    },
                     ..peer(3, &[1])
                 }),
                 "two families",
@@ -1065,6 +1160,114 @@ mod tests {
         );
     }
 
+    /// Applies changes and gives what they are for the kernel.
+    fn apply(tables: &mut Tables, changes: Vec<Change>) -> KernelChanges {
+        let revision = tables.revision();
+        let mut plan = tables.plan(revision, revision + 1, HERE, changes).unwrap();
+        let kernel = std::mem::take(&mut plan.kernel);
+        tables.commit(plan);
+        kernel
+    }
+
+    fn carriers(tables: &Tables, endpoint_id: u32) -> Vec<Carrier> {
+        let row = tables.row(endpoint_id).unwrap();
+        Carrier::ALL.into_iter().filter(|carrier| row.carriers.contains(*carrier)).collect()
+    }
+
+    fn refusals(tables: &Tables) -> [Result<(), FlowRefusal>; 2] {
+        [FlowTarget::Host(THERE), FlowTarget::Sealed(THERE)]
+            .map(|target| tables.check_flow(&flow(11, 13, target, tables.revision())))
+    }
+
+    #[test]
+    fn each_network_of_a_host_has_the_carrier_that_lists_it() {
+        let mut tables = tables();
+        tables.commit(tables.plan_port(20, Some(port(20, 2))).unwrap());
+        let changes = vec![
+            Change::PutNetwork(network(2)),
+            Change::PutPeer(sealed_peer(THERE, &[2])),
+            Change::PutEndpoint(endpoint(23, 2, THERE)),
+        ];
+        apply(&mut tables, changes);
+        assert_eq!(carriers(&tables, 13), [Carrier::Vxlan]);
+        assert_eq!(carriers(&tables, 23), [Carrier::Sealed]);
+        assert_eq!(carriers(&tables, 20), [], "a port's frames come by no carrier");
+        assert_eq!(
+            (&tables.members[&101].host_ids[..], &tables.members[&101].sealed_host_ids[..]),
+            (&[THERE][..], &[][..])
+        );
+        assert_eq!(
+            (&tables.members[&102].host_ids[..], &tables.members[&102].sealed_host_ids[..]),
+            (&[][..], &[THERE][..])
+        );
+        assert_eq!(refusals(&tables), [Ok(()), Err(FlowRefusal::Contradicts)]);
+        let revision = tables.revision();
+        for (target, expected) in [
+            (FlowTarget::Host(THERE), Err(FlowRefusal::Contradicts)),
+            (FlowTarget::Sealed(THERE), Ok(())),
+            (FlowTarget::Sealed(3), Err(FlowRefusal::Contradicts)),
+            (FlowTarget::Port, Err(FlowRefusal::Contradicts)),
+        ] {
+            assert_eq!(tables.check_flow(&flow(20, 23, target, revision)), expected, "{target:?}");
+        }
+        let sealed_port = flow(11, 12, FlowTarget::Sealed(THERE), revision);
+        assert_eq!(tables.check_flow(&sealed_port), Err(FlowRefusal::Contradicts));
+    }
+
+    #[test]
+    fn a_network_that_is_to_be_sealed_is_taken_in_the_clear_no_more() {
+        let mut tables = tables();
+        let changes =
+            vec![Change::PutPeer(peer(THERE, &[])), Change::PutPeer(sealed_peer(THERE, &[1]))];
+        let kernel = apply(&mut tables, changes);
+        assert_eq!(
+            kernel.removed.iter().map(|row| row.endpoint.endpoint_id).collect::<Vec<_>>(),
+            [13],
+            "flows to it are void"
+        );
+        assert_eq!(carriers(&tables, 13), [Carrier::Sealed]);
+        assert_eq!(refusals(&tables), [Err(FlowRefusal::Contradicts), Ok(())]);
+        assert_eq!(kernel.members[&101].as_ref().unwrap().sealed_host_ids, [THERE]);
+    }
+
+    #[test]
+    fn a_network_of_both_carriers_is_taken_by_either_and_broadcasts_go_sealed() {
+        let mut tables = tables();
+        apply(&mut tables, vec![Change::PutPeer(sealed_peer(THERE, &[1]))]);
+        assert_eq!(carriers(&tables, 13), Carrier::ALL);
+        assert_eq!(refusals(&tables), [Ok(()), Ok(())]);
+        let members = &tables.members[&101];
+        assert_eq!((&members.host_ids[..], &members.sealed_host_ids[..]), (&[][..], &[THERE][..]));
+    }
+
+    #[test]
+    fn one_carrier_of_a_host_goes_without_the_other() {
+        let mut tables = tables();
+        apply(&mut tables, vec![Change::PutPeer(sealed_peer(THERE, &[1]))]);
+        let kernel = apply(&mut tables, vec![Change::DeletePeer(THERE, Some(Carrier::Vxlan))]);
+        assert_eq!(kernel.removed_peers, [(THERE, Carrier::Vxlan)]);
+        assert_eq!(carriers(&tables, 13), [Carrier::Sealed]);
+        let kernel = apply(&mut tables, vec![Change::DeletePeer(THERE, None)]);
+        assert_eq!(kernel.removed_peers, [(THERE, Carrier::Sealed)]);
+        assert_eq!(carriers(&tables, 13), []);
+        assert_eq!(refusals(&tables), [Err(FlowRefusal::Contradicts); 2]);
+    }
+
+    #[test]
+    fn a_host_that_moves_costs_its_endpoints_no_rows() {
+        let mut tables = tables();
+        let moved = Peer {
+            kind: PeerKind::Vxlan {
+                local_address: Ipv4Addr::new(192, 0, 2, 1).into(),
+                remote_address: Ipv4Addr::new(192, 0, 2, 77).into(),
+                is_foreign: false,
+            },
+            ..peer(THERE, &[1])
+        };
+        let kernel = apply(&mut tables, vec![Change::PutPeer(moved)]);
+        assert_eq!((kernel.removed.len(), kernel.put.len(), kernel.put_peers.len()), (0, 0, 1));
+    }
+
     #[test]
     fn another_mtu_is_written_to_the_ports_of_the_network_alone() {
         let mut tables = tables();
@@ -1077,6 +1280,10 @@ mod tests {
         assert_eq!(tables.port_facts_with(&plan, 11).unwrap().2.mtu_bytes, 1400);
     }
 
+    fn any_carrier() -> impl Strategy<Value = Option<Carrier>> {
+        proptest::sample::select(vec![None, Some(Carrier::Vxlan), Some(Carrier::Sealed)])
+    }
+
     fn any_change() -> impl Strategy<Value = Change> {
         prop_oneof![
             (1..4u32).prop_map(|id| Change::PutNetwork(network(id))),
@@ -1084,9 +1291,14 @@ mod tests {
             (10..20u32, 1..4u32, 0..4u32)
                 .prop_map(|(id, net, host)| Change::PutEndpoint(endpoint(id, net, host))),
             (10..20u32).prop_map(Change::DeleteEndpoint),
-            (2..4u32, proptest::collection::vec(1..4u32, 0..3))
-                .prop_map(|(id, nets)| Change::PutPeer(peer(id, &nets))),
-            (2..4u32).prop_map(Change::DeletePeer),
+            (2..4u32, any::<bool>(), proptest::collection::vec(1..4u32, 0..3)).prop_map(
+                |(id, is_sealed, nets)| Change::PutPeer(if is_sealed {
+                    sealed_peer(id, &nets)
+                } else {
+                    peer(id, &nets)
+                })
+            ),
+            (2..4u32, any_carrier()).prop_map(|(id, carrier)| Change::DeletePeer(id, carrier)),
         ]
     }
 

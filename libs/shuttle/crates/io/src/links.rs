@@ -253,6 +253,13 @@ impl Links {
         self.socket.execute(&format!("set MTU {mtu_bytes}"), request)
     }
 
+    /// Sets how many frames wait at most in a queue of a device.
+    pub fn set_queue_length(&mut self, ifindex: u32, frames: u32) -> Result<(), NetlinkError> {
+        let request = Request::new(libc::RTM_NEWLINK, 0, &link_header(ifindex, 0, 0))
+            .number(libc::IFLA_TXQLEN, frames);
+        self.socket.execute(&format!("set the queue length {frames}"), request)
+    }
+
     /// Sets a device of the host's side up such that the kernel itself sends nothing there.
     pub fn set_up_silent(&mut self, ifindex: u32) -> Result<(), NetlinkError> {
         match self.set_no_generated_addresses(ifindex) {

@@ -1,4 +1,4 @@
-//! The TAP by which packets reach the shuttle and go back.
+//! The TAPs by which packets reach the shuttle and go back.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -32,17 +32,34 @@ impl Tap {
     pub const FRAME_BYTES_MAX: usize = (64 << 10) + 256;
 
     /// Makes the device, or takes it over from a process that is gone. `node` is the path of
-    /// `/dev/net/tun`.
+    /// `/dev/net/tun`. Reading does not wait.
     ///
     /// `EBUSY` says that another process has it.
     pub fn open(node: &Path, name: &str) -> io::Result<Self> {
+        let tap = Self::attach(node, name, 0)?;
+        // SAFETY: sets a flag of a descriptor that is open.
+        unsafe {
+            check(libc::fcntl(tap.file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
+        }
+        Ok(tap)
+    }
+
+    /// Adds a queue to a device of several, which is made where it is missing, or taken over from a
+    /// process that is gone. The kernel spreads frames over the queues by their flows. Reading
+    /// waits: a queue is for a thread of its own.
+    pub fn open_queue(node: &Path, name: &str) -> io::Result<Self> {
+        Self::attach(node, name, libc::IFF_MULTI_QUEUE)
+    }
+
+    fn attach(node: &Path, name: &str, flags: libc::c_int) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(node)?;
         // SAFETY: all-zero is a valid ifreq.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *slot = byte.cast_signed();
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as i16;
         let header_bytes = VNET_HEADER_BYTES;
         // What a TAP hands over is set for the device, so a persistent one has what its last user
         // set.
@@ -55,12 +72,11 @@ impl Tap {
             check(libc::ioctl(file.as_raw_fd(), TUNSETVNETHDRSZ, &raw const header_bytes))?;
             check(libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD, offloads))?;
             check(libc::ioctl(file.as_raw_fd(), TUNSETPERSIST, persist))?;
-            check(libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK))?;
         }
         Ok(Self { file })
     }
 
-    /// One frame; `ErrorKind::WouldBlock` when there is none.
+    /// One frame; `ErrorKind::WouldBlock` when there is none and reading does not wait.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(buffer)
     }

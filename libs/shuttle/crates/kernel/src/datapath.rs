@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aya::EbpfLoader;
 use aya::programs::SchedClassifier;
 use weft_abi::{
-    ABI, Budget, Config, Counters, DropReason, Fdb, FdbKey, Flow, FlowKey, Guard, GuardKey, Neigh,
-    NeighKey, PEER_IP6, PEER_RESOLVED, PORT_MORE_SOURCES, PORT_ROUTES, Peer, Plain, Port,
-    REMOTE_FOREIGN, Remote, RemoteKey, Replication, ReplicationKey, VIA_DROP, VIA_HOST, mapped,
+    ABI, Budget, Carrier, Config, Counters, DropReason, Fdb, FdbKey, Flow, FlowKey, Guard,
+    GuardKey, Neigh, NeighKey, PEER_IP6, PEER_RESOLVED, PORT_MORE_SOURCES, PORT_ROUTES, Peer,
+    PeerKey, Plain, Port, REMOTE_FOREIGN, Remote, RemoteKey, Replication, ReplicationKey, VIA_DROP,
+    VIA_HOST, VIA_SEALED, mapped,
 };
 
 use crate::pins::{Pins, unpin};
@@ -39,16 +40,19 @@ pub enum DeviceRole {
     /// The TAP by which first packets reach the shuttle. Nothing but the shuttle may write to it, so it has no
     /// addresses and IPv6 is off.
     Slow,
+    /// The TAP by which frames reach the shuttle to be sealed, and come back opened. As for [`DeviceRole::Slow`].
+    Seal,
 }
 
 impl DeviceRole {
-    const ALL: [Self; 3] = [Self::Underlay, Self::Vxlan, Self::Slow];
+    pub(crate) const ALL: [Self; 4] = [Self::Underlay, Self::Vxlan, Self::Slow, Self::Seal];
 
     pub(crate) const fn program(self) -> &'static str {
         match self {
             Self::Underlay => "ul_in",
             Self::Vxlan => "vx_in",
             Self::Slow => "slow_in",
+            Self::Seal => "seal_in",
         }
     }
 }
@@ -130,28 +134,55 @@ pub enum PeerPath {
     },
 }
 
-/// Another host. Both addresses are of one family.
+/// Another host by one carrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
     /// Never 0.
     pub host_id: u32,
-    /// Underlay address of this host.
-    pub local: IpAddr,
-    /// Underlay address of the other one.
-    pub remote: IpAddr,
-    /// A plain VXLAN device, which asks for its neighbours itself.
-    pub foreign: bool,
-    /// Largest IP packet of a network that fits the path: the device's MTU less 50 (IPv4) or 70 bytes (IPv6).
+    /// Largest IP packet of a network that fits the path: in VXLAN the device's MTU less 50 (IPv4) or 70 bytes (IPv6).
     pub mtu: u16,
-    /// How frames get there.
-    pub path: PeerPath,
+    /// What carries frames there.
+    pub carrier: PeerCarrier,
+}
+
+/// A carrier with what the kernel must know for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerCarrier {
+    /// VXLAN. Both addresses are of one family.
+    Vxlan {
+        /// Underlay address of this host.
+        local: IpAddr,
+        /// Underlay address of the other one.
+        remote: IpAddr,
+        /// A plain VXLAN device, which asks for its neighbours itself.
+        foreign: bool,
+        /// How frames get there.
+        path: PeerPath,
+    },
+    /// The shuttle, which knows where the host is. Nothing is taken from any of its addresses in the clear.
+    Sealed,
+}
+
+impl PeerCarrier {
+    /// Without what the kernel must know for it.
+    pub const fn carrier(&self) -> Carrier {
+        match self {
+            Self::Vxlan { .. } => Carrier::Vxlan,
+            Self::Sealed => Carrier::Sealed,
+        }
+    }
 }
 
 /// Where the frames of a flow go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowTarget {
-    /// To the endpoint's port or host.
+    /// To the endpoint's port, or in VXLAN to its host.
     To(Location),
+    /// Sealed to its host.
+    Sealed {
+        /// Its id.
+        host_id: u32,
+    },
     /// Nowhere.
     Drop(DropReason),
 }
@@ -172,7 +203,7 @@ pub struct FlowSpec {
 /// A program at a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Name of the program: `ep_in`, `ul_in`, `vx_in` or `slow_in`.
+    /// Name of the program: `ep_in`, `ul_in`, `vx_in`, `slow_in` or `seal_in`.
     pub program: String,
     /// The device.
     pub ifindex: u32,
@@ -200,7 +231,7 @@ pub struct Datapath {
     neigh: Table<NeighKey, Neigh>,
     guard: Table<GuardKey, Guard>,
     replication: Table<ReplicationKey, Replication>,
-    peers: Table<u32, Peer>,
+    peers: Table<PeerKey, Peer>,
     remotes: Table<RemoteKey, Remote>,
 }
 
@@ -259,6 +290,13 @@ impl Datapath {
         self.instance
     }
 
+    /// Removes the programs, links and maps that a process with other layouts left. Its programs come before these at
+    /// each device and go on by its tables until then: to be called when everything that is wanted is written and
+    /// attached.
+    pub fn remove_other_versions(&self) -> Result<(), Error> {
+        self.pins.remove_other_versions()
+    }
+
     /// Tells the programs that the shuttle lives. To be called at least once a second: after two seconds they keep no
     /// packets for it and trust no header that it should keep current.
     pub fn beat(&self) {
@@ -314,14 +352,15 @@ impl Datapath {
         Ok(self.ports.rows()?.into_iter().collect())
     }
 
-    /// Attaches what belongs at a device that is no port. There is one VXLAN device and one slow TAP: another one takes
-    /// the place of the one before.
+    /// Attaches what belongs at a device that is no port. There is one VXLAN device and one TAP of each kind: another
+    /// one takes the place of the one before.
     pub fn attach_device(&mut self, role: DeviceRole, ifindex: u32) -> Result<(), Error> {
         self.attach(role.program(), ifindex)?;
         let slot = match role {
             DeviceRole::Underlay => return Ok(()),
             DeviceRole::Vxlan => self.config.vxlan_ifindex(),
             DeviceRole::Slow => self.config.slow_ifindex(),
+            DeviceRole::Seal => self.config.seal_ifindex(),
         };
         let before = slot.swap(ifindex, Ordering::Relaxed);
         if before != 0 && before != ifindex {
@@ -366,49 +405,58 @@ impl Datapath {
 
     /// Writes another host, or what changed of it. Takes effect at once: to be called before the tables name the host.
     pub fn put_peer(&mut self, spec: &PeerSpec) -> Result<(), Error> {
-        let before = self.peers.get(&spec.host_id)?;
-        let remote_ip = mapped(spec.remote);
+        let host_id = spec.host_id;
+        let key = peer_key(host_id, spec.carrier.carrier());
+        let PeerCarrier::Vxlan { local, remote, foreign, path } = spec.carrier else {
+            return Ok(self.peers.put(&key, &Peer { mtu: spec.mtu, ..Peer::default() })?);
+        };
+        let before = self.peers.get(&key)?;
+        let remote_ip = mapped(remote);
         let mut peer = Peer {
             remote_ip,
-            local_ip: mapped(spec.local),
+            local_ip: mapped(local),
             mtu: spec.mtu,
-            flags: if spec.remote.is_ipv6() { PEER_IP6 } else { 0 },
+            flags: if remote.is_ipv6() { PEER_IP6 } else { 0 },
             ..Peer::default()
         };
         if let (PeerPath::Header { ifindex, source_mac, target_mac }, true) =
-            (spec.path, spec.remote.is_ipv4())
+            (path, remote.is_ipv4())
         {
             peer = Peer { ifindex, source_mac, target_mac, flags: PEER_RESOLVED, ..peer };
         }
-        self.peers.put(&spec.host_id, &peer)?;
+        self.peers.put(&key, &peer)?;
+        let flags = if foreign { REMOTE_FOREIGN } else { 0 };
         self.remotes.put(
             &RemoteKey { ip: remote_ip },
-            &Remote {
-                host_id: spec.host_id,
-                flags: if spec.foreign { REMOTE_FOREIGN } else { 0 },
-                local_ip: peer.local_ip,
-            },
+            &Remote { host_id, flags, local_ip: peer.local_ip },
         )?;
         match before {
             Some(before) if before.remote_ip != remote_ip => {
-                self.remove_remote(spec.host_id, before.remote_ip)
+                self.remove_remote(host_id, before.remote_ip)
             }
             _ => Ok(()),
         }
     }
 
-    /// Takes another host away, at once: to be called after the tables have ceased to name it.
-    pub fn remove_peer(&mut self, host_id: u32) -> Result<(), Error> {
-        if let Some(peer) = self.peers.get(&host_id)? {
-            self.remove_remote(host_id, peer.remote_ip)?;
-            self.peers.remove(&host_id)?;
+    /// Takes another host's carrier away, at once: to be called after the tables have ceased to name it.
+    pub fn remove_peer(&mut self, host_id: u32, carrier: Carrier) -> Result<(), Error> {
+        let key = peer_key(host_id, carrier);
+        if let Some(peer) = self.peers.get(&key)? {
+            if carrier == Carrier::Vxlan {
+                self.remove_remote(host_id, peer.remote_ip)?;
+            }
+            self.peers.remove(&key)?;
         }
         Ok(())
     }
 
-    /// Ids of the other hosts that are written.
-    pub fn peers(&self) -> Result<BTreeSet<u32>, Error> {
-        Ok(self.peers.rows()?.into_iter().map(|(host_id, _)| host_id).collect())
+    /// The other hosts that are written, by their carriers.
+    pub fn peers(&self) -> Result<BTreeSet<(u32, Carrier)>, Error> {
+        let rows = self.peers.rows()?.into_iter();
+        let carrier = |key: &PeerKey| {
+            Carrier::ALL.into_iter().find(|carrier| u32::from(carrier.via()) == key.via)
+        };
+        Ok(rows.filter_map(|(key, _)| Some((key.host_id, carrier(&key)?))).collect())
     }
 
     /// Underlay addresses from which frames are taken; IPv4 in its own form.
@@ -531,7 +579,8 @@ impl Datapath {
 
     /// Where frames to a target are counted.
     fn slot_of(&self, via: u8, target: u32) -> u16 {
-        let port = if via == VIA_HOST { None } else { self.port_slots.get(&target) };
+        let is_host = matches!(via, VIA_HOST | VIA_SEALED);
+        let port = if is_host { None } else { self.port_slots.get(&target) };
         port.copied().unwrap_or(HOST_SLOT)
     }
 
@@ -696,6 +745,10 @@ impl Datapath {
 /// Row of `port_counters` for frames whose port is not known.
 const HOST_SLOT: u16 = 0;
 
+const fn peer_key(host_id: u32, carrier: Carrier) -> PeerKey {
+    PeerKey { host_id, via: carrier.via() as u32 }
+}
+
 /// A key of a table that exists twice.
 trait Halved: Plain + Eq + Hash {
     fn in_half(self, half: u32) -> Self;
@@ -761,6 +814,7 @@ fn flow_row(spec: &FlowSpec, generation: u32, now_s: u32) -> (FlowKey, Flow) {
             let (target, via) = location.target();
             (target, via, 0)
         }
+        FlowTarget::Sealed { host_id } => (host_id, VIA_SEALED, 0),
         FlowTarget::Drop(reason) => (0, VIA_DROP, reason as u8),
     };
     (
@@ -859,7 +913,8 @@ impl SharedConfig {
         vxlan_port: AtomicU32,
         heartbeat_ns: AtomicU64,
         vxlan_ifindex: AtomicU32,
-        slow_ifindex: AtomicU32
+        slow_ifindex: AtomicU32,
+        seal_ifindex: AtomicU32
     }
 }
 

@@ -15,6 +15,7 @@
 //! })?;
 //! datapath.attach_device(DeviceRole::Vxlan, 7)?;
 //! datapath.attach_device(DeviceRole::Slow, 8)?;
+//! datapath.attach_device(DeviceRole::Seal, 9)?;
 //! datapath.attach_device(DeviceRole::Underlay, 2)?;
 //! datapath.replace_world(&Delta::default())?;
 //! datapath.beat();
@@ -34,8 +35,8 @@ pub mod testrun;
 mod world;
 
 pub use datapath::{
-    Attachment, Datapath, DatapathConfig, DeviceRole, FlowSpec, FlowTarget, PeerPath, PeerSpec,
-    PortSpec, Rate,
+    Attachment, Datapath, DatapathConfig, DeviceRole, FlowSpec, FlowTarget, PeerCarrier, PeerPath,
+    PeerSpec, PortSpec, Rate,
 };
 pub use error::Error;
 pub use features::{Feature, features};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use weft_abi::{
     ABI, Config, Counters, Fdb, FdbKey, Flow, FlowKey, Guard, GuardKey, Neigh, NeighKey, Peer,
-    Port, Remote, RemoteKey, Replication, ReplicationKey,
+    PeerKey, Port, Remote, RemoteKey, Replication, ReplicationKey,
 };
 
 use crate::sys::{self, MapInfo};
@@ -45,13 +45,14 @@ pub(crate) const MAPS: [Shape; 10] = [
     shape::<NeighKey, Neigh>("neigh", HASH, NO_PREALLOC),
     shape::<GuardKey, Guard>("guard", LPM_TRIE, NO_PREALLOC),
     shape::<ReplicationKey, Replication>("replication", HASH, NO_PREALLOC),
-    shape::<u32, Peer>("peers", HASH, NO_PREALLOC),
+    shape::<PeerKey, Peer>("peers", HASH, NO_PREALLOC),
     shape::<RemoteKey, Remote>("remotes", HASH, NO_PREALLOC),
 ];
 
 /// The folder of one data plane's pins, by the number of the layouts.
 #[derive(Debug)]
 pub(crate) struct Pins {
+    directory: PathBuf,
     pub(crate) maps: PathBuf,
     links: PathBuf,
 }
@@ -60,7 +61,11 @@ impl Pins {
     /// Makes the folders where they are missing.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let versioned = directory.join(format!("v{ABI}"));
-        let pins = Self { maps: versioned.join("maps"), links: versioned.join("links") };
+        let pins = Self {
+            directory: directory.to_owned(),
+            maps: versioned.join("maps"),
+            links: versioned.join("links"),
+        };
         for folder in [&pins.maps, &pins.links] {
             fs::create_dir_all(folder)
                 .and_then(|()| require_bpffs(folder))
@@ -77,6 +82,31 @@ impl Pins {
                 Ok(found) => require_shape(path, &found, shape, limits)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(Error::PinDirectory { path, source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what other versions of the layouts pinned here: the links first, so that no program of theirs runs
+    /// without its maps' pins.
+    pub(crate) fn remove_other_versions(&self) -> Result<(), Error> {
+        let error = |path: &Path, source| Error::PinDirectory { path: path.to_owned(), source };
+        let entries = fs::read_dir(&self.directory).map_err(|s| error(&self.directory, s))?;
+        for entry in entries {
+            let name = entry.map_err(|source| error(&self.directory, source))?.file_name();
+            let version =
+                name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok());
+            if version.is_none_or(|version| version == ABI) {
+                continue;
+            }
+            let folder = self.directory.join(name);
+            for part in [folder.join("links"), folder] {
+                match fs::remove_dir_all(&part) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(error(&part, source));
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())

@@ -86,7 +86,7 @@ impl Runner {
     pub fn new(datapath: &Datapath, limits: &Limits) -> Result<Self, Error> {
         let load_error = |source| Error::Load { source };
         let mut programs = BTreeMap::new();
-        for name in [EP_IN, "ul_in", "vx_in", "slow_in"] {
+        for name in [EP_IN].into_iter().chain(DeviceRole::ALL.map(DeviceRole::program)) {
             let program =
                 datapath.program(name).ok_or(Error::Incomplete { kind: "program", name })?;
             let fd = program.try_clone_to_owned().map_err(|error| load_error(error.into()))?;

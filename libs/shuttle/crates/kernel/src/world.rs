@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_abi::{
-    FDB_MORE_SOURCES, FDB_ROUTES, Fdb, FdbKey, Guard, GuardKey, Neigh, NeighKey, REPLICATION_MAX,
-    Replication, ReplicationKey, VIA_DEVICE, VIA_HOST, VIA_PEER, mapped,
+    Carriers, FDB_MORE_SOURCES, FDB_ROUTES, Fdb, FdbKey, Guard, GuardKey, Neigh, NeighKey,
+    REPLICATION_MAX, Replication, ReplicationKey, VIA_DEVICE, VIA_HOST, VIA_PEER, mapped,
 };
 
 use crate::Error;
@@ -70,6 +70,9 @@ pub struct Endpoint {
     pub allowed_prefixes: Vec<Prefix>,
     /// Where it is.
     pub location: Location,
+    /// Of one at another host: by which carriers its frames are taken from there. Frames that come otherwise are
+    /// dropped.
+    pub carriers: Carriers,
 }
 
 impl Endpoint {
@@ -160,7 +163,7 @@ impl Delta {
                 endpoint_id: endpoint.endpoint_id,
                 target,
                 via,
-                flags: more_sources | routes,
+                flags: more_sources | routes | endpoint.carriers.fdb_flags(),
                 slot: 0,
                 ip4,
                 ip6,
@@ -180,20 +183,30 @@ impl Delta {
         self.stale_endpoints.insert(endpoint.endpoint_id);
     }
 
-    /// Says where a network's broadcasts go: ifindexes of its ports here, ids of the other hosts that have it.
+    /// Says where a network's broadcasts go: ifindexes of its ports here, ids of the other hosts that get them in
+    /// VXLAN, and of those that get them sealed.
     ///
-    /// Fails with [`Error::TooManyTargets`] above [`REPLICATION_MAX`] of both together.
-    pub fn put_network(&mut self, vni: u32, ports: &[u32], hosts: &[u32]) -> Result<(), Error> {
-        let count = ports.len() + hosts.len();
-        let (Ok(port_count), Ok(host_count), true) =
-            (ports.len().try_into(), hosts.len().try_into(), count <= REPLICATION_MAX)
-        else {
+    /// Fails with [`Error::TooManyTargets`] above [`REPLICATION_MAX`] of all together.
+    pub fn put_network(
+        &mut self,
+        vni: u32,
+        ports: &[u32],
+        hosts: &[u32],
+        sealed: &[u32],
+    ) -> Result<(), Error> {
+        let targets = [ports, hosts, sealed].concat();
+        let count = targets.len();
+        let (Ok(port_count), Ok(host_count), Ok(sealed_count), true) = (
+            ports.len().try_into(),
+            hosts.len().try_into(),
+            sealed.len().try_into(),
+            count <= REPLICATION_MAX,
+        ) else {
             return Err(Error::TooManyTargets { vni, count });
         };
-        let mut row = Replication { port_count, host_count, ..Replication::default() };
-        for (slot, target) in row.targets.iter_mut().zip(ports.iter().chain(hosts)) {
-            *slot = *target;
-        }
+        let mut row =
+            Replication { port_count, host_count, sealed_count, ..Replication::default() };
+        row.targets[..count].copy_from_slice(&targets);
         self.replication.insert(ReplicationKey { vni, half: 0 }, Some(row));
         Ok(())
     }

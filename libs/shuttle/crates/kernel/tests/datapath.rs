@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use support::frames::{IP4, UDP, eth, ip4, udp};
 use support::host::{Host, LIMITS, run};
-use weft_kernel::abi::Verdict;
+use weft_kernel::abi::{Carrier, Carriers, Verdict};
 use weft_kernel::testrun::{Input, Runner};
 use weft_kernel::{
     Attachment, Datapath, DatapathConfig, Delta, DeviceRole, Endpoint, Error, FlowSpec, FlowTarget,
-    Limits, Location, PeerPath, PeerSpec, PortSpec, TableError,
+    Limits, Location, PeerCarrier, PeerPath, PeerSpec, PortSpec, TableError,
 };
 
 const VNI: u32 = 5;
@@ -24,6 +24,7 @@ fn endpoint(number: u8, location: Location) -> Endpoint {
         addresses: vec![[10, 20, 0, number].into()],
         allowed_prefixes: vec![],
         location,
+        carriers: Carriers::default(),
     }
 }
 
@@ -160,8 +161,8 @@ fn a_change_that_does_not_fit_leaves_the_tables_in_force_as_they_are() {
 #[test]
 fn a_network_of_too_many_members_is_refused() {
     let members: Vec<_> = (1..=200).collect();
-    let error = Delta::default().put_network(VNI, &members, &members).unwrap_err();
-    assert!(matches!(error, Error::TooManyTargets { vni: VNI, count: 400 }), "{error}");
+    let error = Delta::default().put_network(VNI, &members, &members, &members).unwrap_err();
+    assert!(matches!(error, Error::TooManyTargets { vni: VNI, count: 600 }), "{error}");
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn pins_of_other_sizes_are_refused_and_stay() {
     let config = DatapathConfig { limits: Limits { flows: 512, ..LIMITS }, ..host.config() };
     let error = Datapath::open(&config).unwrap_err();
     let Error::PinMismatch { path, found, expected } = error else { panic!("{error}") };
-    assert_eq!(path, host.pin_dir().join("v1/maps/flows"));
+    assert_eq!(path, host.pin_dir().join("v2/maps/flows"));
     assert!(found.contains("256 rows") && expected.contains("512 rows"), "{found}, {expected}");
     assert!(host.open().is_adopted());
 }
@@ -240,24 +241,63 @@ fn what_is_not_retained_ends() {
     assert!(!datapath.detach_port(ended).unwrap(), "a port ends once");
 }
 
+fn peer(remote: &str) -> PeerSpec {
+    let carrier = PeerCarrier::Vxlan {
+        local: "10.0.0.1".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        foreign: false,
+        path: PeerPath::Device,
+    };
+    PeerSpec { host_id: 2, mtu: 1450, carrier }
+}
+
+#[test]
+fn a_host_has_each_carrier_by_itself_and_a_sealed_one_has_no_address() {
+    let Some(host) = Host::new("carriers") else { return };
+    let mut datapath = host.open();
+    let sealed = PeerSpec { host_id: 2, mtu: 1362, carrier: PeerCarrier::Sealed };
+    datapath.put_peer(&sealed).unwrap();
+    assert_eq!(datapath.underlay_addresses().unwrap(), BTreeSet::new());
+    datapath.put_peer(&peer("10.0.0.2")).unwrap();
+    datapath.put_peer(&PeerSpec { mtu: 1300, ..sealed }).unwrap();
+    assert_eq!(datapath.peers().unwrap(), BTreeSet::from(Carrier::ALL.map(|carrier| (2, carrier))));
+    datapath.remove_peer(2, Carrier::Sealed).unwrap();
+    assert_eq!(datapath.peers().unwrap(), BTreeSet::from([(2, Carrier::Vxlan)]));
+    assert_eq!(datapath.underlay_addresses().unwrap().len(), 1);
+    datapath.put_peer(&sealed).unwrap();
+    datapath.remove_peer(2, Carrier::Vxlan).unwrap();
+    assert_eq!(datapath.peers().unwrap(), BTreeSet::from([(2, Carrier::Sealed)]));
+    assert_eq!(datapath.underlay_addresses().unwrap(), BTreeSet::new());
+}
+
+#[test]
+fn what_another_version_pinned_goes_when_this_one_is_complete() {
+    let Some(host) = Host::new("version") else { return };
+    let ifindex = host.veth("under");
+    host.open().attach_device(DeviceRole::Underlay, ifindex).unwrap();
+    let (old, new) = (host.pin_dir().join("v1"), host.pin_dir().join("v2"));
+    std::fs::rename(&new, &old).unwrap();
+
+    let mut datapath = host.open();
+    assert!(!datapath.is_adopted());
+    datapath.attach_device(DeviceRole::Underlay, ifindex).unwrap();
+    assert!(old.join("links").read_dir().unwrap().next().is_some(), "it is in charge until then");
+    datapath.remove_other_versions().unwrap();
+    assert!(!old.exists());
+    datapath.remove_other_versions().unwrap();
+    assert_eq!(datapath.attachments().unwrap().len(), 1);
+}
+
 #[test]
 fn a_host_that_changes_its_address_is_not_known_by_the_old_one() {
     let Some(host) = Host::new("peers") else { return };
     let mut datapath = host.open();
-    let peer = |remote: &str| PeerSpec {
-        host_id: 2,
-        local: "10.0.0.1".parse().unwrap(),
-        remote: remote.parse().unwrap(),
-        foreign: false,
-        mtu: 1450,
-        path: PeerPath::Device,
-    };
     datapath.put_peer(&peer("10.0.0.2")).unwrap();
     datapath.put_peer(&peer("10.0.0.3")).unwrap();
     // Another host takes the address over, and its row survives the removal of the first.
     datapath.put_peer(&PeerSpec { host_id: 3, ..peer("10.0.0.3") }).unwrap();
-    datapath.remove_peer(2).unwrap();
-    assert_eq!(datapath.peers().unwrap(), BTreeSet::from([3]));
+    datapath.remove_peer(2, Carrier::Vxlan).unwrap();
+    assert_eq!(datapath.peers().unwrap(), BTreeSet::from([(3, Carrier::Vxlan)]));
     assert_eq!(
         datapath.underlay_addresses().unwrap(),
         BTreeSet::from(["10.0.0.3".parse().unwrap()])

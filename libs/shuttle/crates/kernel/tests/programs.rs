@@ -7,27 +7,31 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use support::capture::Capture;
 use support::frames::{
     ARP, ICMP6, IP4, IP6, Mac, TCP, UDP, VLAN, arp, checksum, eth, icmp6, ip4, ip6, mapped, nd,
     tcp, udp, vxlan,
 };
 use support::host::{Host, LIMITS, VXLAN_PORT, ifindex, run};
 use weft_kernel::abi::{
-    DropReason, Plain, SLOW_DROP, SLOW_MAGIC, SLOW_MISS, SLOW_MTU, SLOW_NEIGHBOUR, SLOW_RESEND,
-    SLOW_TO_SOURCE, SlowMeta, Verdict,
+    Carrier, Carriers, DropReason, Plain, SEAL_MAGIC, SLOW_DROP, SLOW_MAGIC, SLOW_MISS, SLOW_MTU,
+    SLOW_NEIGHBOUR, SLOW_RESEND, SLOW_TO_SOURCE, SealMeta, SlowMeta, Verdict,
 };
 use weft_kernel::testrun::{Input, Output, Runner};
 use weft_kernel::{
-    Datapath, Delta, DeviceRole, Endpoint, FlowSpec, FlowTarget, Location, PeerPath, PeerSpec,
-    PortSpec, Prefix, Rate,
+    Datapath, Delta, DeviceRole, Endpoint, FlowSpec, FlowTarget, Location, PeerCarrier, PeerPath,
+    PeerSpec, PortSpec, Prefix, Rate,
 };
 
 const BLUE: u32 = 77;
 const RED: u32 = 88;
+/// Sealed between all hosts.
+const GREEN: u32 = 99;
 const MTU: u16 = 1320;
 
 /// Endpoints of blue: web, db and router have ports here; api, gate and edge are at other hosts; lone has a port with
-/// tiny budgets. `twin` is web's MAC and addresses again, in red.
+/// tiny budgets. `twin` is web's MAC and addresses again, in red. `vault` is at a sealed host, `lost` at one with which
+/// no carrier is shared for it. Of green, mint has a port here and safe is at another host.
 const WEB: u32 = 11;
 const DB: u32 = 12;
 const API: u32 = 13;
@@ -37,11 +41,17 @@ const GATE: u32 = 16;
 const PLAIN: u32 = 17;
 const LONE: u32 = 18;
 const TWIN: u32 = 21;
+const VAULT: u32 = 22;
+const LOST: u32 = 23;
+const MINT: u32 = 24;
+const SAFE: u32 = 25;
 
-/// Hosts: one by a header of ours, one over IPv6 by the device, one that is a plain VXLAN device.
+/// Hosts: one by a header of ours, and sealed for green; one over IPv6 by the device; one that is a plain VXLAN device;
+/// one that is sealed for all networks.
 const BETA: u32 = 2;
 const GAMMA: u32 = 3;
 const FOREIGN: u32 = 4;
+const DELTA: u32 = 5;
 /// Named by a flow, but not written.
 const NOWHERE: u32 = 99;
 
@@ -60,6 +70,7 @@ const NOBODY: Mac = [2, 0, 0, 0, 0, 0xee];
 const REFUSED: Mac = [2, 0, 0, 0, 0, 0xe1];
 const NO_CARRIER: Mac = [2, 0, 0, 0, 0, 0xe2];
 const NO_PEER: Mac = [2, 0, 0, 0, 0, 0xe3];
+const NO_SEALED_PEER: Mac = [2, 0, 0, 0, 0, 0xe4];
 
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
@@ -85,6 +96,7 @@ enum At {
     /// The VXLAN device, from this sender in this network; VNI 0 is without tunnel information.
     Vxlan(u32, [u8; 16]),
     Slow,
+    Seal,
 }
 
 /// What must come of it.
@@ -137,9 +149,11 @@ struct Devices {
     router: u32,
     lone: u32,
     twin: u32,
+    mint: u32,
     underlay: u32,
     vxlan: u32,
     slow: u32,
+    seal: u32,
     stray: u32,
 }
 
@@ -153,8 +167,10 @@ impl Devices {
             router: host.veth("router"),
             lone: host.veth("lone"),
             twin: host.veth("twin"),
+            mint: host.veth("mint"),
             underlay: host.veth("under"),
             slow: host.veth("slow"),
+            seal: host.veth("seal"),
             stray: host.veth("stray"),
             vxlan: ifindex("weft-vx"),
         }
@@ -167,13 +183,15 @@ impl Devices {
             ROUTER => self.router,
             LONE => self.lone,
             TWIN => self.twin,
+            MINT => self.mint,
             _ => self.stray,
         }
     }
 
     fn location(self, endpoint: u32) -> Location {
         match endpoint {
-            API | GATE => Location::Host { host_id: BETA },
+            API | GATE | LOST | SAFE => Location::Host { host_id: BETA },
+            VAULT => Location::Host { host_id: DELTA },
             EDGE => Location::Host { host_id: GAMMA },
             PLAIN => Location::Host { host_id: FOREIGN },
             DB => Location::Device { ifindex: self.db },
@@ -186,7 +204,11 @@ impl Devices {
             |address: &str, length_bits| Prefix { address: address.parse().unwrap(), length_bits };
         Endpoint {
             endpoint_id,
-            vni: if endpoint_id == TWIN { RED } else { BLUE },
+            vni: match endpoint_id {
+                TWIN => RED,
+                MINT | SAFE => GREEN,
+                _ => BLUE,
+            },
             mac: mac(endpoint_id),
             addresses: vec![v4(endpoint_id).into(), v6(endpoint_id).into()],
             allowed_prefixes: match endpoint_id {
@@ -195,10 +217,15 @@ impl Devices {
                 _ => vec![],
             },
             location: self.location(endpoint_id),
+            carriers: match endpoint_id {
+                LOST => Carriers::default(),
+                VAULT | SAFE => [Carrier::Sealed].into_iter().collect(),
+                _ => [Carrier::Vxlan].into_iter().collect(),
+            },
         }
     }
 
-    /// Ports, other hosts, tables and flows.
+    /// Ports, other hosts, tables and flows; not yet the TAP for what is sealed.
     fn fill(self, datapath: &mut Datapath) {
         datapath.attach_device(DeviceRole::Vxlan, self.vxlan).unwrap();
         datapath.attach_device(DeviceRole::Slow, self.slow).unwrap();
@@ -207,15 +234,22 @@ impl Devices {
             source_mac: ALPHA_MAC,
             target_mac: BETA_MAC,
         };
-        for (host_id, local, remote, foreign, mtu, path) in [
-            (BETA, ALPHA_IP.into(), BETA_IP.into(), false, 1300, header),
-            (GAMMA, ALPHA_IP6.into(), GAMMA_IP6.into(), false, 1430, PeerPath::Device),
-            (FOREIGN, ALPHA_IP.into(), FOREIGN_IP.into(), true, 1450, PeerPath::Device),
+        let device = PeerPath::Device;
+        let vxlan =
+            |local, remote, foreign, path| PeerCarrier::Vxlan { local, remote, foreign, path };
+        for (host_id, mtu, carrier) in [
+            (BETA, 1300, vxlan(ALPHA_IP.into(), BETA_IP.into(), false, header)),
+            (BETA, 1310, PeerCarrier::Sealed),
+            (GAMMA, 1430, vxlan(ALPHA_IP6.into(), GAMMA_IP6.into(), false, device)),
+            (FOREIGN, 1450, vxlan(ALPHA_IP.into(), FOREIGN_IP.into(), true, device)),
+            (DELTA, 1290, PeerCarrier::Sealed),
         ] {
-            datapath.put_peer(&PeerSpec { host_id, local, remote, foreign, mtu, path }).unwrap();
+            datapath.put_peer(&PeerSpec { host_id, mtu, carrier }).unwrap();
         }
         let mut world = Delta::default();
-        for endpoint_id in [WEB, DB, API, EDGE, ROUTER, GATE, PLAIN, LONE, TWIN] {
+        for endpoint_id in
+            [WEB, DB, API, EDGE, ROUTER, GATE, PLAIN, LONE, TWIN, VAULT, LOST, MINT, SAFE]
+        {
             let endpoint = self.endpoint(endpoint_id);
             world.put_endpoint(&endpoint);
             if !matches!(endpoint.location, Location::Host { .. }) {
@@ -230,8 +264,9 @@ impl Devices {
             }
         }
         let ports = [self.web, self.db, self.router, self.lone];
-        world.put_network(BLUE, &ports, &[BETA, GAMMA, FOREIGN]).unwrap();
-        world.put_network(RED, &[self.twin], &[]).unwrap();
+        world.put_network(BLUE, &ports, &[BETA, GAMMA, FOREIGN], &[DELTA]).unwrap();
+        world.put_network(RED, &[self.twin], &[], &[]).unwrap();
+        world.put_network(GREEN, &[self.mint], &[], &[BETA, DELTA]).unwrap();
         datapath.replace_world(&world).unwrap();
         let flow = |source_endpoint_id, target_mac, target| FlowSpec {
             source_endpoint_id,
@@ -248,6 +283,9 @@ impl Devices {
             flow(WEB, REFUSED, FlowTarget::Drop(DropReason::Refused)),
             flow(WEB, NO_CARRIER, FlowTarget::Drop(DropReason::NoCarrier)),
             flow(WEB, NO_PEER, FlowTarget::To(Location::Host { host_id: NOWHERE })),
+            flow(WEB, NO_SEALED_PEER, FlowTarget::Sealed { host_id: GAMMA }),
+            flow(WEB, mac(VAULT), FlowTarget::Sealed { host_id: DELTA }),
+            flow(MINT, mac(SAFE), FlowTarget::Sealed { host_id: BETA }),
         ]);
         datapath.put_flows(&flows).unwrap();
         datapath.beat();
@@ -355,6 +393,22 @@ fn slow(meta: SlowMeta, frame: &[u8]) -> Vec<u8> {
 
 fn meta(purpose: u8, endpoint_id: u32, ifindex: u32) -> SlowMeta {
     SlowMeta { purpose, endpoint_id, ifindex, ..SlowMeta::default() }
+}
+
+/// A frame as it goes to be sealed for a host.
+fn to_seal(host_id: u32, vni: u32, frame: &[u8]) -> Vec<u8> {
+    let ethertype = [frame[12], frame[13]];
+    let meta = SealMeta { magic: SEAL_MAGIC, ethertype, host_id, vni, ..SealMeta::default() };
+    [meta.as_bytes(), frame].concat()
+}
+
+/// A frame as it comes back opened, from a host.
+fn opened(host_id: u32, vni: u32, frame: &[u8]) -> Vec<u8> {
+    let sealed = to_seal(host_id, vni, frame);
+    let (meta, frame) = sealed.split_at(size_of::<SealMeta>());
+    let is_ip6 = frame[12..14] == IP6.to_be_bytes();
+    let front = if is_ip6 { IP6 } else { IP4 };
+    [&frame[..12], &front.to_be_bytes(), meta, &frame[14..]].concat()
 }
 
 fn at_ports(devices: Devices) -> Vec<Fixture> {
@@ -767,6 +821,68 @@ fn at_ports(devices: Devices) -> Vec<Fixture> {
             SlowMeta { mtu: 1300, ..meta(SLOW_MTU, WEB, devices.web) },
             &sized(WEB, API, 1301),
         )),
+        drops(
+            "IPv4 in a sealed flow to a host that is not sealed",
+            web,
+            datagram_to(WEB, NO_SEALED_PEER),
+            D::NoPeer,
+        ),
+        goes("IPv4 to a sealed host", web, datagram(WEB, VAULT), V::Sealed, DELTA)
+            .becomes(to_seal(DELTA, BLUE, &datagram(WEB, VAULT))),
+        goes("IPv6 to a sealed host", web, datagram6(WEB, VAULT), V::Sealed, DELTA)
+            .becomes(to_seal(DELTA, BLUE, &datagram6(WEB, VAULT))),
+        goes(
+            "a frame that is no IP to a sealed host",
+            web,
+            eth(mac(WEB), mac(VAULT), 0x88b5, &[7; 6]),
+            V::Sealed,
+            DELTA,
+        )
+        .becomes(to_seal(DELTA, BLUE, &eth(mac(WEB), mac(VAULT), 0x88b5, &[7; 6]))),
+        goes(
+            "a TCP super-packet to a sealed host",
+            web,
+            segment(WEB, VAULT, 2000),
+            V::Sealed,
+            DELTA,
+        )
+        .gso(1000)
+        .becomes(to_seal(DELTA, BLUE, &segment(WEB, VAULT, 2000))),
+        goes(
+            "a UDP super-packet over IPv6 to a sealed host",
+            web,
+            datagram6(WEB, VAULT),
+            V::Sealed,
+            DELTA,
+        )
+        .gso(16)
+        .becomes(to_seal(DELTA, BLUE, &datagram6(WEB, VAULT))),
+        goes(
+            "IPv4 in a sealed network to a host that has others in VXLAN",
+            At::Port(MINT),
+            datagram(MINT, SAFE),
+            V::Sealed,
+            BETA,
+        )
+        .becomes(to_seal(BETA, GREEN, &datagram(MINT, SAFE))),
+        goes(
+            "IPv4 over what the sealed path to the host carries",
+            web,
+            sized(WEB, VAULT, 1291),
+            V::Held,
+            devices.slow,
+        )
+        .becomes(slow(
+            SlowMeta { mtu: 1290, ..meta(SLOW_MTU, WEB, devices.web) },
+            &sized(WEB, VAULT, 1291),
+        )),
+        goes(
+            "a broadcast in a sealed network",
+            At::Port(MINT),
+            datagram_to(MINT, BROADCAST),
+            V::Replicated,
+            GREEN,
+        ),
         goes("IPv4 to another host", web, datagram(WEB, API), V::Direct, BETA),
         goes("IPv6 to another host", web, datagram6(WEB, API), V::Direct, BETA),
         goes(
@@ -1016,6 +1132,18 @@ fn at_the_underlay(devices: Devices) -> Vec<Fixture> {
             D::SenderMismatch,
         ),
         drops(
+            "IPv4 in the clear in a sealed network",
+            under,
+            from_host(BETA_IP, GREEN, &datagram(SAFE, MINT)),
+            D::NotSealed,
+        ),
+        drops(
+            "IPv4 in a network for which the two hosts share no carrier",
+            under,
+            blue(&datagram(LOST, WEB)),
+            D::NotShared,
+        ),
+        drops(
             "IPv4 from blue's host in red",
             under,
             from_host(BETA_IP, RED, &datagram(API, TWIN)),
@@ -1145,6 +1273,30 @@ fn at_the_vxlan_device(devices: Devices) -> Vec<Fixture> {
             beta,
             datagram_to(API, NOBODY),
             D::UnknownDestination,
+        ),
+        drops(
+            "IPv4 in the clear in a sealed network",
+            At::Vxlan(GREEN, mapped(BETA_IP)),
+            datagram(SAFE, MINT),
+            D::NotSealed,
+        ),
+        drops(
+            "a broadcast in the clear in a sealed network",
+            At::Vxlan(GREEN, mapped(BETA_IP)),
+            datagram_to(SAFE, BROADCAST),
+            D::NotSealed,
+        ),
+        drops(
+            "IPv4 in a network for which the two hosts share no carrier",
+            beta,
+            datagram(LOST, WEB),
+            D::NotShared,
+        ),
+        drops(
+            "a frame with a VLAN tag",
+            beta,
+            eth(mac(API), mac(WEB), VLAN, &[0, 5, 8, 0, 0, 0, 0, 0]),
+            D::VlanTagged,
         ),
         goes("IPv4 to a namespace", beta, datagram(API, WEB), V::Delivered, devices.web),
         goes("IPv4 to a TAP", beta, datagram(API, DB), V::Delivered, devices.db),
@@ -1295,6 +1447,14 @@ fn at_the_slow_tap(devices: Devices) -> Vec<Fixture> {
             BETA,
         ),
         goes(
+            "IPv4 to a sealed host that has a flow now",
+            At::Slow,
+            slow(web(SLOW_RESEND), &datagram(WEB, VAULT)),
+            V::Sealed,
+            DELTA,
+        )
+        .becomes(to_seal(DELTA, BLUE, &datagram(WEB, VAULT))),
+        goes(
             "ARP whose neighbour came meanwhile",
             At::Slow,
             slow(web(SLOW_RESEND), &who_has(WEB, v4(DB))),
@@ -1351,6 +1511,140 @@ fn at_the_slow_tap(devices: Devices) -> Vec<Fixture> {
     ]
 }
 
+fn at_the_seal_tap(devices: Devices) -> Vec<Fixture> {
+    use DropReason as D;
+    use Verdict as V;
+    let seal = At::Seal;
+    let blue = |frame: &[u8]| opened(DELTA, BLUE, frame);
+    let no_magic = blue(&datagram(VAULT, WEB)).tap(|frame| frame[14] = SLOW_MAGIC);
+    let other_type =
+        blue(&datagram6(VAULT, WEB)).tap(|frame| frame[12..14].copy_from_slice(&IP4.to_be_bytes()));
+    let short6 = blue(&eth(mac(VAULT), mac(WEB), IP6, &[0x60; 24]));
+    vec![
+        drops("a frame that is not marked as opened", seal, no_magic, D::SealFrame),
+        drops("IPv6 behind the type of IPv4", seal, other_type, D::SealFrame),
+        drops(
+            "a frame that is too short for its header",
+            seal,
+            eth(mac(VAULT), mac(WEB), 0x88b5, &[SEAL_MAGIC; 8]),
+            D::SealFrame,
+        ),
+        drops("IPv6 that is too short to take the header off", seal, short6, D::SealFrame),
+        drops(
+            "IPv4 of a host that is not known",
+            seal,
+            opened(NOWHERE, BLUE, &datagram(VAULT, WEB)),
+            D::SenderUnknown,
+        ),
+        drops(
+            "IPv4 of a host that is not sealed",
+            seal,
+            opened(GAMMA, BLUE, &datagram(EDGE, WEB)),
+            D::SenderUnknown,
+        ),
+        drops(
+            "IPv4 in a network that the host may not bring sealed",
+            seal,
+            opened(BETA, BLUE, &datagram(API, WEB)),
+            D::NotShared,
+        ),
+        drops(
+            "IPv4 in another network",
+            seal,
+            opened(DELTA, GREEN, &datagram(VAULT, MINT)),
+            D::SenderMismatch,
+        ),
+        drops(
+            "IPv4 from a MAC that is located at another sealed host",
+            seal,
+            opened(DELTA, GREEN, &datagram(SAFE, MINT)),
+            D::SenderMismatch,
+        ),
+        drops(
+            "IPv4 from a MAC that is located here",
+            seal,
+            blue(&datagram(DB, WEB)),
+            D::SenderMismatch,
+        ),
+        drops(
+            "IPv4 from an address that is not the sender's",
+            seal,
+            blue(&datagram_from(v4(EDGE), VAULT, WEB)),
+            D::SenderMismatch,
+        ),
+        drops(
+            "an ARP message that ends in the middle",
+            seal,
+            // Padded with zeros, so it is as long as one, but none.
+            blue(&eth(mac(VAULT), mac(WEB), ARP, &[0; 8])),
+            D::Malformed,
+        ),
+        drops(
+            "a frame with a VLAN tag",
+            seal,
+            blue(&eth(mac(VAULT), mac(WEB), VLAN, &[0, 5, 8, 0, 0, 0, 0, 0])),
+            D::VlanTagged,
+        ),
+        drops("ARP", seal, blue(&who_has(VAULT, v4(WEB))), D::NeighbourFromRemote),
+        drops(
+            "a solicitation",
+            seal,
+            blue(&solicit(VAULT, v6(VAULT), v6(WEB), None)),
+            D::NeighbourFromRemote,
+        ),
+        drops(
+            "a router advertisement of an endpoint that does not route",
+            seal,
+            blue(&message6(VAULT, MULTICAST, 134)),
+            D::RouterAdvertisement,
+        ),
+        drops(
+            "a bridge's control frame",
+            seal,
+            blue(&eth(mac(VAULT), [1, 0x80, 0xc2, 0, 0, 3], 0x888e, &[0; 46])),
+            D::ControlFrame,
+        ),
+        drops(
+            "IPv4 to an endpoint of a third host",
+            seal,
+            blue(&datagram(VAULT, EDGE)),
+            D::UnknownDestination,
+        ),
+        goes("IPv4 to a namespace", seal, blue(&datagram(VAULT, WEB)), V::Delivered, devices.web)
+            .becomes(datagram(VAULT, WEB)),
+        goes("IPv6 to a namespace", seal, blue(&datagram6(VAULT, WEB)), V::Delivered, devices.web)
+            .becomes(datagram6(VAULT, WEB)),
+        goes("IPv4 to a TAP", seal, blue(&datagram(VAULT, DB)), V::Delivered, devices.db)
+            .becomes(datagram(VAULT, DB)),
+        goes(
+            "IPv4 in a sealed network of a host that has others in VXLAN",
+            seal,
+            opened(BETA, GREEN, &datagram(SAFE, MINT)),
+            V::Delivered,
+            devices.mint,
+        )
+        .becomes(datagram(SAFE, MINT)),
+        goes(
+            "a frame that is no IP",
+            seal,
+            blue(&eth(mac(VAULT), mac(WEB), 0x88b5, &[7; 46])),
+            V::Delivered,
+            devices.web,
+        )
+        .becomes(eth(mac(VAULT), mac(WEB), 0x88b5, &[7; 46])),
+        goes(
+            "a frame that is no IP, and shorter than any IP",
+            seal,
+            blue(&eth(mac(VAULT), mac(WEB), 0x8863, &[7; 6])),
+            V::Delivered,
+            devices.web,
+        )
+        .becomes(eth(mac(VAULT), mac(WEB), 0x8863, &[&[7; 6][..], &[0; 14]].concat())),
+        goes("a broadcast", seal, blue(&datagram_to(VAULT, BROADCAST)), V::Replicated, BLUE)
+            .becomes(datagram_to(VAULT, BROADCAST)),
+    ]
+}
+
 /// `value.tap(change)`: a value with a change.
 trait Tap: Sized {
     fn tap(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -1371,6 +1665,13 @@ struct Bench {
 
 impl Bench {
     fn new(name: &str) -> Option<Self> {
+        let mut bench = Self::without_seal(name)?;
+        bench.datapath.attach_device(DeviceRole::Seal, bench.devices.seal).unwrap();
+        Some(bench)
+    }
+
+    /// Nothing seals at its host.
+    fn without_seal(name: &str) -> Option<Self> {
         let host = Host::new(name)?;
         let devices = Devices::make(&host);
         let mut datapath = host.open();
@@ -1385,6 +1686,7 @@ impl Bench {
             At::Port(endpoint) => (None, self.devices.of(endpoint)),
             At::Underlay => (Some(DeviceRole::Underlay), self.devices.underlay),
             At::Slow => (Some(DeviceRole::Slow), self.devices.slow),
+            At::Seal => (Some(DeviceRole::Seal), self.devices.seal),
             At::Vxlan(vni, sender) => {
                 input.ifindex = self.devices.vxlan;
                 return self
@@ -1419,10 +1721,11 @@ fn code_of(end: End) -> u32 {
 #[test]
 fn every_packet_ends_as_described_and_every_reason_is_covered() {
     let Some(bench) = Bench::new("fixtures") else { return };
-    let fixtures: Vec<_> = [at_ports, at_the_underlay, at_the_vxlan_device, at_the_slow_tap]
-        .into_iter()
-        .flat_map(|fixtures| fixtures(bench.devices))
-        .collect();
+    let fixtures: Vec<_> =
+        [at_ports, at_the_underlay, at_the_vxlan_device, at_the_slow_tap, at_the_seal_tap]
+            .into_iter()
+            .flat_map(|fixtures| fixtures(bench.devices))
+            .collect();
 
     let mut wrong = Vec::new();
     for Fixture { words, at, frame, gso_size, end, rewritten } in &fixtures {
@@ -1450,10 +1753,11 @@ fn every_packet_ends_as_described_and_every_reason_is_covered() {
             End::Goes(..) => None,
         })
         .collect();
-    // The one that needs a silent shuttle has a test of its own.
+    // Those that need a silent shuttle, or one that does not seal, have tests of their own.
+    let elsewhere = [DropReason::NotServed, DropReason::NoSealDevice];
     let uncovered: Vec<_> = DropReason::ALL
         .iter()
-        .filter(|reason| !reasons.contains(reason) && **reason != DropReason::NotServed)
+        .filter(|reason| !reasons.contains(reason) && !elsewhere.contains(reason))
         .collect();
     assert!(uncovered.is_empty(), "no fixture for {uncovered:?}");
 
@@ -1471,7 +1775,7 @@ fn every_packet_ends_as_described_and_every_reason_is_covered() {
         .collect();
     assert!(uncovered.is_empty(), "no fixture for {uncovered:?}");
 
-    for endpoint in [WEB, DB, ROUTER, LONE, TWIN] {
+    for endpoint in [WEB, DB, ROUTER, LONE, TWIN, MINT] {
         // At every port: packets in = delivered + answered + drops, or still with the shuttle.
         let counters = bench.datapath.counters(endpoint).unwrap().unwrap();
         let ends: u64 = Verdict::ALL
@@ -1542,6 +1846,37 @@ fn a_broadcast_reaches_every_other_port_of_its_network_once() {
     let copies: Vec<_> =
         ends.map(sent).iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(copies, [0, 1, 1, 1, 0]);
+}
+
+#[test]
+fn a_broadcast_reaches_every_sealed_host_and_ports_get_it_as_it_was() {
+    let Some(bench) = Bench::new("copies") else { return };
+    let at_the_tap = Capture::at("seal-other");
+    let at_db = Capture::at("db-other");
+    let frame = datagram_to(WEB, BROADCAST);
+    bench.run(At::Port(WEB), &frame, 0);
+    assert_eq!(at_the_tap.frames(), [to_seal(DELTA, BLUE, &frame)]);
+    assert_eq!(at_db.frames(), std::slice::from_ref(&frame));
+
+    let frame = datagram_to(MINT, BROADCAST);
+    bench.run(At::Port(MINT), &frame, 0);
+    assert_eq!(at_the_tap.frames(), [to_seal(BETA, GREEN, &frame), to_seal(DELTA, GREEN, &frame)]);
+
+    let frame = datagram_to(VAULT, BROADCAST);
+    bench.run(At::Seal, &opened(DELTA, BLUE, &frame), 0);
+    assert_eq!(at_db.frames(), [frame]);
+    assert!(at_the_tap.frames().is_empty(), "never on to other hosts");
+}
+
+#[test]
+fn without_a_device_for_it_nothing_that_must_be_sealed_leaves() {
+    let Some(bench) = Bench::without_seal("unsealed") else { return };
+    let output = bench.run(At::Port(WEB), &datagram(WEB, VAULT), 0);
+    assert_eq!(end_of(&output), Some(End::Drops(DropReason::NoSealDevice)));
+    let at_the_tap = Capture::at("seal-other");
+    let output = bench.run(At::Port(MINT), &datagram_to(MINT, BROADCAST), 0);
+    assert_eq!(end_of(&output), Some(End::Goes(Verdict::Replicated, GREEN)));
+    assert!(at_the_tap.frames().is_empty());
 }
 
 #[test]
