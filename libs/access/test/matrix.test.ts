@@ -55,6 +55,7 @@ const EXPECTED = `
   config.ConfigService/ListHosts           | + + + + | f f f f | - | -
   config.ConfigService/UpdateHost          | + + - - | - - - - | - | -
   config.ConfigService/DeleteHost          | + + - - | - - - - | - | -
+  config.ConfigService/ListHostConnections | + + - + | - - - - | - | -
   config.ConfigService/CreateNetwork       | + + + - | t t t - | - | -
   config.ConfigService/GetNetwork          | + + + + | t t t t | - | -
   config.ConfigService/ListNetworks        | + + + + | t t t t | - | -
@@ -126,7 +127,7 @@ describe('every rpc', () => {
   })
 
   test('of the contracts is one of these, or served on a unix socket or to those who enrol', async () => {
-    const others = ['forwarder.ForwarderService/', 'shuttle.ShuttleService/']
+    const others = ['forwarder.ForwarderService/', 'shuttle.']
     const contracts = (await pathsOfContracts()).map(shortened)
     const judged = contracts.filter((path) => !others.some((prefix) => path.startsWith(prefix)))
     const enrolment = Object.values(EnrolmentServiceService).map(({ path }) => shortened(path))

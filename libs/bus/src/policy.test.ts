@@ -46,6 +46,7 @@ test('a host may speak for itself, watch its own rows and hear announcements, an
     publish: [
       'weft.v1.location.endpoint.reported.7.*',
       'weft.v1.location.host.renewed.7.*',
+      'weft.v1.status.connections.reported.7.*',
       ...[0, 1, 2, 3].flatMap((index) => [
         `$JS.API.CONSUMER.CREATE.KV_hosts.host-7-${index}.$KV.hosts.host.7.>`,
         `$JS.API.CONSUMER.DELETE.KV_hosts.host-7-${index}`,
@@ -91,6 +92,7 @@ test('what crosses between accounts is told, or a question that changes nothing'
     [
       'service, location to hosts: weft.v1.location.endpoint.reported.*.*',
       'stream, hosts to location: weft.v1.location.host.renewed.*.*',
+      'stream, hosts to control: weft.v1.status.connections.reported.*.*',
       'stream, routing to hosts: weft.v1.routing.rules.changed.*.*',
       'stream, control to hosts: weft.v1.identity.key.revoked.*.*',
       'service, control to hosts: $JS.API.CONSUMER.CREATE.KV_hosts',

@@ -93,7 +93,7 @@ export const servicePolicy: { readonly [name in BusService]: ServiceRow } = {
   config: {
     account: 'control',
     publishes: ['keyRevoked'],
-    hears: ['keyRevoked'],
+    hears: ['keyRevoked', 'connectionsReported'],
     answers: [],
     keeps: ['config', 'hosts', 'audit'],
     writes: ['config', 'hosts', 'audit'],
@@ -122,7 +122,7 @@ export const servicePolicy: { readonly [name in BusService]: ServiceRow } = {
 /** The row of every host. */
 export const hostPolicy: HostRow = {
   asks: ['endpointReported'],
-  publishes: ['hostRenewed'],
+  publishes: ['hostRenewed', 'connectionsReported'],
   hears: ['rulesChanged', 'keyRevoked'],
   reads: ['hosts'],
 }

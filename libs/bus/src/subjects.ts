@@ -25,6 +25,7 @@ export const events: {
   readonly endpointMoved: EventKind
   readonly rulesChanged: EventKind
   readonly keyRevoked: EventKind
+  readonly connectionsReported: EventKind
 } = {
   /** A host says that an endpoint is or is no longer there: `LocationReport`, answered by `LocationReportReply`. Id: the endpoint's. */
   endpointReported: eventKind('location', 'endpoint', 'reported'),
@@ -36,6 +37,8 @@ export const events: {
   rulesChanged: eventKind('routing', 'rules', 'changed'),
   /** Keys of hosts and users are void: `Signed` `Revocations` with those of the last 8 days, of more than 1,000 not all. Id: their number. */
   keyRevoked: eventKind('identity', 'key', 'revoked'),
+  /** A host says how its open connections are: `ConnectionReport`. Id: the host's. */
+  connectionsReported: eventKind('status', 'connections', 'reported'),
 }
 
 /** Every kind of record in the bucket `config`. */

@@ -10,6 +10,7 @@ import {
   formatPrefix,
   type IpAddress,
   isCanonical,
+  isPort,
   type MacAddress,
   nameProblem,
   type Prefix,
@@ -17,7 +18,15 @@ import {
   parseMacAddress,
   parsePrefix,
 } from '@weft/net'
-import type { EndpointRef, Grant, HostAddress, Labels, NetworkRef, Role } from '@weft/sdk'
+import type {
+  EndpointRef,
+  Grant,
+  HostAddress,
+  Labels,
+  NetworkRef,
+  Role,
+  SocketAddress,
+} from '@weft/sdk'
 
 /** An endpoint as it was named; without a network it has to be looked for. */
 export interface EndpointWords {
@@ -98,6 +107,14 @@ export function parseHostAddress(text: string): HostAddress {
 /** `ADDRESS`, in the zone of the token, or `ADDRESS@ZONE`. */
 export function parseJoinAddress(text: string): HostAddress {
   return text.includes('@') ? parseHostAddress(text) : { address: parseAddress(text), zone: '' }
+}
+
+/** `ADDRESS:PORT`, of IPv6 `[ADDRESS]:PORT`. */
+export function parseSocketAddress(text: string): SocketAddress {
+  const match = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text)
+  const port = Number(match?.[3])
+  if (!match || !isPort(port)) throw wrongForm('address', text, 'ADDRESS:PORT or [ADDRESS]:PORT')
+  return { address: parseAddress(match[1] ?? match[2] ?? ''), port }
 }
 
 /** `ROLE` in the whole domain, or `ROLE@TENANT`. */

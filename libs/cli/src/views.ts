@@ -5,7 +5,7 @@ import {
   type IpAddress,
   type Prefix,
 } from '@weft/net'
-import type { Endpoint, Labels, Stored } from '@weft/sdk'
+import type { Endpoint, Labels, OpenConnection, SocketAddress, Stored } from '@weft/sdk'
 import { type Column, formatDuration, sentenceView, type View } from './output.ts'
 
 export function labelText(labels: Labels): string {
@@ -34,6 +34,49 @@ export function storedFields(stored: Stored): [string, string][] {
       `${stored.createdAt.toISOString()} (${formatDuration(Date.now() - stored.createdAt.getTime())} ago)`,
     ],
   ]
+}
+
+/** `192.0.2.1:61820` or `[2001:db8::1]:61820`. */
+export function socketText({ address, port }: SocketAddress): string {
+  const text = formatIpAddress(address)
+  return address.family === 6 ? `[${text}]:${port}` : `${text}:${port}`
+}
+
+/** How an open connection is, and why if it is not. */
+export function openText({ state, reason }: OpenConnection): string {
+  return reason === '' ? state : `${state} (${reason})`
+}
+
+/** Why two hosts do not meet, in words; undefined where they do. */
+export function whyApart({ state, reason }: OpenConnection): string | undefined {
+  if (state !== 'unreachable') return undefined
+  return `unreachable directly (${reason}): ${UNREACHABLE_WORDS[reason] ?? 'no reason is known'}`
+}
+
+const UNREACHABLE_WORDS: { readonly [reason: string]: string } = {
+  'no-answer':
+    'nobody answers at any of its addresses; is it up, and does a firewall let UDP pass to its port?',
+  'no-candidate':
+    'no address of it is known; name one: weft host set HOST --candidate ADDRESS:PORT',
+  'symmetric-nat':
+    'both hosts are behind NATs, of which at least one gives every peer another port; a relay will be the way out, and there are none yet. Forward a UDP port to one of the hosts: weft host set HOST --candidate ADDRESS:PORT',
+}
+
+/** Millionths, as a percentage. */
+export function rateText(ppm: number | undefined): string {
+  return ppm === undefined ? '-' : `${(ppm / 10_000).toFixed(ppm < 10_000 && ppm > 0 ? 2 : 0)} %`
+}
+
+/** Bytes for people: the largest unit that leaves a number of at least 1. */
+export function byteText(bytes: bigint): string {
+  let value = Number(bytes)
+  let unit = 'B'
+  for (const next of ['KiB', 'MiB', 'GiB', 'TiB']) {
+    if (value < 1024) break
+    value /= 1024
+    unit = next
+  }
+  return unit === 'B' ? `${value} B` : `${value.toFixed(1)} ${unit}`
 }
 
 /** Removing what is not there is no error: the wish is fulfilled. */

@@ -129,7 +129,7 @@ const REFUSED: readonly (readonly [string, string, number, RegExp])[] = [
     'a lab with a topology that is not there',
     'lab up --topology /nowhere.yaml',
     2,
-    /cannot be read[^]*routed, pair/,
+    /cannot be read[^]*routed, pair, nat/,
   ],
   ['a file that is not there', 'apply -f /nowhere.yaml', 2, /cannot be read/],
 ]

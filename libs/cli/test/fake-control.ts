@@ -20,13 +20,16 @@ import {
   Entry,
   Head,
 } from '@weft/proto/weftline/audit/v1/audit.ts'
+import { Carrier, ConnectionState, OpenConnection } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   ConfigServiceService,
   GetServerInfoResponse,
+  ListHostConnectionsResponse,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   Encryption,
   Host,
+  HostKind,
   Network,
   Role,
   StoredStatement,
@@ -78,7 +81,7 @@ export async function startFakeControl(): Promise<FakeControl> {
         vni: request.vni || 7,
         prefixes: request.prefixes,
         mtuBytes: request.mtuBytes || 1320,
-        encryption: Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES,
+        encryption: request.encryption || Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES,
         meta: { labels: request.labels },
       })
       networks.set(name, network)
@@ -134,6 +137,28 @@ export async function startFakeControl(): Promise<FakeControl> {
       const user = User.create({ ...users.get(request.name), grants })
       users.set(user.name, user)
       return { user }
+    },
+    async getHost({ key }) {
+      if (key?.value !== 'alpha') throw new HostNotFoundError({ host: String(key?.value) })
+      const host = { id: 1, name: 'alpha', kind: HostKind.HOST_KIND_WEFT }
+      return { host: Host.create({ ...host, capabilities: ['carrier-sealed'] }) }
+    },
+    async listHostConnections() {
+      return ListHostConnectionsResponse.create({
+        connections: [
+          {
+            host: 'beta',
+            ageMs: 2_000n,
+            connection: OpenConnection.create({
+              hostId: 2,
+              carrier: Carrier.CARRIER_SEALED,
+              state: ConnectionState.CONNECTION_STATE_UNREACHABLE,
+              reason: 'no-answer',
+            }),
+          },
+        ],
+        observed: [{ address: Buffer.of(198, 51, 100, 7), port: 4_000, kind: 3 }],
+      })
     },
     async revokeHost(request) {
       if (request.name !== 'alpha') throw new HostNotFoundError({ host: request.name })

@@ -20,6 +20,7 @@ import {
   JoinStatement,
   LoginStatement,
 } from '@weft/proto/weftline/config/v1/enrolment.ts'
+import type { SealedListener } from '@weft/proto/weftline/config/v1/records.ts'
 import type { Credentials as CredentialsMessage } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { type Client, connect } from '@weft/rpc'
 import type { Places } from './domain-file.ts'
@@ -61,6 +62,8 @@ export interface JoinHost extends Enrolment {
   readonly capabilities: readonly string[]
   /** Versions of the wire format that the host understands. */
   readonly wireVersions: readonly number[]
+  /** Where its sealed transport listens; by default at port 61820 of its addresses. */
+  readonly sealedListener?: SealedListener
   /** Keys of locked tenants that the host trusts before it has met them. */
   readonly tenantKeys?: readonly TenantKeyPin[]
   /** User to whom the folder is given, for a forwarder that does not run as who joins. */
@@ -107,6 +110,7 @@ export async function joinHost(options: JoinHost): Promise<Enrolled> {
         capabilities: [...options.capabilities],
         wireVersions: [...options.wireVersions],
         sentAtUnixMs,
+        sealedListener: options.sealedListener,
       }).finish()
       const statement = signStatement('join', payload, keys.identity)
       const answer = await enrolment.join({ idempotencyKey, statement }, options)

@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
+import { createHash, type KeyObject } from 'node:crypto'
 import { newBusKeys, openBusSeed } from '@weft/bus/operator'
-import { generateIdentityKey, generateTunnelKey, publicKeyOf } from '@weft/identity'
+import { generateIdentityKey, generateTunnelKey, publicKeyOf, signTunnelKey } from '@weft/identity'
 import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
 import type { MemberKeys } from './identity-folder.ts'
 
@@ -28,11 +28,15 @@ export function idempotencyKeyOf({ identity }: MemberKeys): string {
   return createHash('sha256').update(publicKeyOf(identity)).digest('hex').slice(0, 32)
 }
 
-/** What others may know of a member's keys. */
-export function publicKeysOf({ identity, tunnel, busSeed }: MemberKeys): PublicKeys {
+/** What others may know of a member's keys. `previous`: the tunnel key that these take the place of. */
+export function publicKeysOf(
+  { identity, tunnel, busSeed }: MemberKeys,
+  previous?: { readonly tunnelKey: KeyObject; readonly untilUnixMs: number },
+): PublicKeys {
   return {
     identity: publicKeyOf(identity),
     tunnel: tunnel === undefined ? Buffer.alloc(0) : publicKeyOf(tunnel),
     bus: busSeed === undefined ? '' : openBusSeed('user', busSeed).publicKey,
+    tunnelStatement: tunnel && signTunnelKey(tunnel, identity, previous),
   }
 }

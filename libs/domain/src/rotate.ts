@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { asWeftError, NotEnrolledError, PermissionDeniedError } from '@weft/errors'
-import { publicKeyOf, signStatement } from '@weft/identity'
+import { publicKeyOf, signStatement, TUNNEL_KEY_OVERLAP_MS } from '@weft/identity'
 import {
   CertificateServiceService,
   RotationStatement,
@@ -39,9 +39,14 @@ export async function rotateHostKeys(options: MemberFolder): Promise<void> {
   const pending = await readNextKeys(folder)
   const keys = pending ?? newHostKeys()
   if (pending === undefined) await writeNextKeys(folder, keys)
+  const { tunnel } = before.keys
+  const previous = tunnel && {
+    tunnelKey: tunnel,
+    untilUnixMs: Date.now() + TUNNEL_KEY_OVERLAP_MS,
+  }
   const newKeys = signStatement(
     'rotation-new',
-    PublicKeys.encode(publicKeysOf(keys)).finish(),
+    PublicKeys.encode(publicKeysOf(keys, previous)).finish(),
     keys.identity,
   )
   const statement = signStatement(

@@ -25,7 +25,13 @@ import {
   TokenRefusedError,
   UnavailableError,
 } from '@weft/errors'
-import { generateIdentityKey, identityKeyFromPem, publicKeyOf, signStatement } from '@weft/identity'
+import {
+  generateIdentityKey,
+  identityKeyFromPem,
+  openTunnelKey,
+  publicKeyOf,
+  signStatement,
+} from '@weft/identity'
 import { Revocations } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { createLogger } from '@weft/telemetry'
 import { eventually, findNatsServer } from '@weft/testing'
@@ -335,6 +341,24 @@ test('keys are rotated all at once, and who has them open follows', async () => 
   assert.notDeepEqual(publicKeyOf(own.identityKey), before)
   assert.deepEqual(publicKeyOf(own.identityKey), authority.hostKeys?.identity)
   assert.deepEqual(identityKeyFromPem(own.tls.keyPem).export(JWK), own.identityKey.export(JWK))
+})
+
+test('a host says of its tunnel key itself, and at a rotation also of the one before', async () => {
+  await enrolled()
+  await using _ = await authorityOf({ keepKeys: true })
+  const first = authority.hostKeys
+  assert(first)
+  const { previous } = openTunnelKey(first.tunnelStatement, first.identity, first.tunnel)
+  assert.equal(previous, undefined)
+
+  await rotateHostKeys({ folder: identityFolder })
+
+  const next = authority.hostKeys
+  assert(next)
+  const said = openTunnelKey(next.tunnelStatement, next.identity, next.tunnel)
+  assert.notDeepEqual(said.tunnelKey, first.tunnel)
+  assert.deepEqual(said.previous?.tunnelKey, first.tunnel)
+  assert(said.previous.untilUnixMs > Date.now())
 })
 
 test('a rotation whose answer is lost is ended by the next one, with the same keys', async () => {

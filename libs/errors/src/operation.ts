@@ -66,7 +66,7 @@ export class NoCommonTrustedZoneError extends WeftError {
       'no-common-trusted-zone',
       `hosts ${facts.source} and ${facts.target} share no trusted zone with addresses of one IP family, and no sealed carrier joins them`,
       facts,
-      'give both hosts an address in a common trusted zone: weft host add --address ADDRESS@ZONE',
+      'see that both hosts have the capability carrier-sealed (weft host show HOST), or give both an address in a common trusted zone',
     )
   }
 }
@@ -77,7 +77,7 @@ export class EncryptionUnavailableError extends WeftError {
       'encryption-unavailable',
       `network ${facts.network} demands encryption, and no sealed carrier joins hosts ${facts.source} and ${facts.target}`,
       facts,
-      'create the network with --encryption outside-trusted-zones and join the hosts in a trusted zone',
+      'see that both hosts have the capability carrier-sealed: weft host show HOST',
     )
   }
 }

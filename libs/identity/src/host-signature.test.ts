@@ -6,7 +6,15 @@ import {
   LocationChange,
   LocationReport,
 } from '@weft/proto/weftline/location/v1/location.ts'
-import { signRenewal, signReport, verifyRenewal, verifyReport } from './host-signature.ts'
+import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
+import {
+  signConnections,
+  signRenewal,
+  signReport,
+  verifyConnections,
+  verifyRenewal,
+  verifyReport,
+} from './host-signature.ts'
 import { generateIdentityKey, publicKeyOf } from './keys.ts'
 import { signStatement } from './signed.ts'
 
@@ -65,6 +73,26 @@ test('a report of another key, without a signature, or altered in any field is r
       () => verifyReport(message, key),
       (error) => error instanceof StatementRefusedError && error.reason === reason,
     )
+  }
+})
+
+test('what a host says of its connections is refused from another key, and altered', () => {
+  const said = ConnectionReport.create({ hostId: 1, sentAtUnixMs: 5n, goneHostIds: [2] })
+  const signed = signConnections(said, alpha)
+  const key = publicKeyOf(alpha)
+  verifyConnections(signed, key)
+
+  const observed = [{ address: Buffer.of(192, 0, 2, 66), port: 61_820, kind: 3 } as const]
+  const forged: readonly ConnectionReport[] = [
+    said,
+    signConnections(said, beta),
+    { ...signed, hostId: 2 },
+    { ...signed, sentAtUnixMs: 6n },
+    { ...signed, goneHostIds: [] },
+    { ...signed, observed },
+  ]
+  for (const report of forged) {
+    assert.throws(() => verifyConnections(report, key), StatementRefusedError)
   }
 })
 

@@ -1,5 +1,6 @@
 import type { KeyObject } from 'node:crypto'
 import { LeaseRenewal, LocationReport } from '@weft/proto/weftline/location/v1/location.ts'
+import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
 import { type Purpose, signStatement, verifyStatement } from './signed.ts'
 
 /** A message in which a host speaks for itself. A subject proves no sender, so the message does. */
@@ -32,6 +33,16 @@ export function signRenewal(renewal: LeaseRenewal, key: KeyObject): LeaseRenewal
 /** @throws StatementRefusedError: the holder of `identityKey` (32 bytes) did not sign exactly this renewal. */
 export function verifyRenewal(renewal: LeaseRenewal, identityKey: Uint8Array): void {
   verify('lease-renewal', LeaseRenewal, renewal, identityKey)
+}
+
+/** The report with the signature of the host's identity key (purpose `connection-report`). */
+export function signConnections(report: ConnectionReport, key: KeyObject): ConnectionReport {
+  return signed('connection-report', ConnectionReport, report, key)
+}
+
+/** @throws StatementRefusedError: the holder of `identityKey` (32 bytes) did not sign exactly this report. */
+export function verifyConnections(report: ConnectionReport, identityKey: Uint8Array): void {
+  verify('connection-report', ConnectionReport, report, identityKey)
 }
 
 function signed<T extends HostMessage>(

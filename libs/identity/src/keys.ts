@@ -32,6 +32,11 @@ export function publicKeyOf(key: KeyObject): Buffer {
   return publicKey.export({ format: 'der', type: 'spki' }).subarray(-KEY_BYTES)
 }
 
+/** The 32 bytes of an Ed25519 or X25519 private key (RFC 8410, 7). A secret. */
+export function privateBytesOf(key: KeyObject): Buffer {
+  return key.export({ format: 'der', type: 'pkcs8' }).subarray(-KEY_BYTES)
+}
+
 /**
  * An Ed25519 public key of 32 bytes, for verification.
  * @throws InvalidArgumentError if nobody can hold the private key of it.

@@ -16,6 +16,8 @@ export type Purpose =
   | 'revocations'
   | 'audit-head'
   | 'tenant-lock'
+  | 'tunnel-key'
+  | 'connection-report'
 
 /** Largest payload of a signed statement. */
 export const STATEMENT_BYTES_MAX: number = 64 * 1024

@@ -20,9 +20,15 @@ import {
   RotationStatement,
 } from '@weft/proto/weftline/config/v1/enrolment.ts'
 import { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
-import { PublicKeys, Revocations, Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
+import {
+  PublicKeys,
+  Revocations,
+  Signed,
+  TunnelKeyStatement,
+} from '@weft/proto/weftline/identity/v1/identity.ts'
 import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 import { LeaseRenewal, LocationReport } from '@weft/proto/weftline/location/v1/location.ts'
+import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
 import fc from 'fast-check'
 import { createIntermediate, createRoot, issueLeaf, leafValidity } from '../src/authority.ts'
 import {
@@ -49,6 +55,7 @@ import {
   publicKeyObject,
   publicKeyOf,
   readMember,
+  signConnections,
   signRenewal,
   signReport,
   signStatement,
@@ -57,6 +64,7 @@ import {
   tunnelKeyFromPem,
   tunnelKeyProblem,
   verifyChain,
+  verifyConnections,
   verifyRenewal,
   verifyReport,
   verifyStatement,
@@ -133,8 +141,9 @@ const DECODERS: { readonly [purpose in Exclude<Purpose, Signature>]: Decoder<unk
   revocations: Revocations,
   'audit-head': Head,
   'tenant-lock': TenantStatement,
+  'tunnel-key': TunnelKeyStatement,
 }
-type Signature = 'location-report' | 'lease-renewal'
+type Signature = 'location-report' | 'lease-renewal' | 'connection-report'
 
 describe('what came mutated', () => {
   test('is no certificate of a member', () => {
@@ -221,11 +230,18 @@ describe('what came mutated', () => {
   test('is no report and no renewal of a host', () => {
     const signedReport = signReport(report, key)
     const renewal = signRenewal(LeaseRenewal.create({ hostId: 7, leaseId: 'a' }), key)
+    const candidate = { address: Buffer.of(192, 0, 2, 7), port: 61_820, kind: 3 } as const
+    const connections = signConnections(
+      ConnectionReport.create({ hostId: 7, goneHostIds: [8], observed: [candidate] }),
+      key,
+    )
     fc.assert(
       fc.property(
         mutationsOf(Buffer.from(LocationReport.encode(signedReport).finish())),
         mutationsOf(Buffer.from(LeaseRenewal.encode(renewal).finish())),
-        (mutatedReport, mutatedRenewal) => {
+        mutationsOf(Buffer.from(ConnectionReport.encode(connections).finish())),
+        (mutatedReport, mutatedRenewal, mutatedConnections) => {
+          assertSame(ConnectionReport, verifyConnections, mutatedConnections, connections)
           assertSame(LocationReport, verifyReport, mutatedReport, signedReport)
           assertSame(LeaseRenewal, verifyRenewal, mutatedRenewal, renewal)
         },

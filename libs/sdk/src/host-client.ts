@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { ipToBytes } from '@weft/net'
-import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import { Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   type CacheStatus as CacheStatusMessage,
   type Connection as ConnectionMessage,
@@ -11,12 +11,14 @@ import {
 } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import { type Client, connect } from '@weft/rpc'
 import { decodeAddress, decodeMac, present } from './decode.ts'
+import { CARRIER_WORDS, decodeOpenConnection, decodeSealing } from './open-connections.ts'
 import type {
   Attachment,
   CacheStatus,
   Connection,
   EndpointRef,
   HostStatus,
+  OpenConnection,
   PingOptions,
   PingReply,
   Port,
@@ -67,6 +69,29 @@ export class HostClient implements AsyncDisposable {
     return (await this.#rpc.listConnections({})).connections.map(decodeConnection)
   }
 
+  /** The connections of the host to others, by each carrier. */
+  async listOpenConnections(): Promise<OpenConnection[]> {
+    const { connections } = await this.#rpc.listOpenConnections({})
+    return connections.map(({ host, connection }) => decodeOpenConnection(host, connection))
+  }
+
+  /** The same, again and again: at first all, then all again whenever one has changed, at most once a second. */
+  async *watchOpenConnections(
+    signal?: AbortSignal,
+  ): AsyncGenerator<OpenConnection[], void, undefined> {
+    const known = new Map<string, OpenConnection>()
+    for await (const said of this.#rpc.watchOpenConnections({}, signal && { signal })) {
+      for (const { host, connection } of said.gone) {
+        known.delete(keyOf(decodeOpenConnection(host, connection)))
+      }
+      for (const { host, connection } of said.connections) {
+        const decoded = decodeOpenConnection(host, connection)
+        known.set(keyOf(decoded), decoded)
+      }
+      if (said.snapshotComplete) yield [...known.values()].sort((a, b) => a.hostId - b.hostId)
+    }
+  }
+
   async status(): Promise<HostStatus> {
     const answer = await this.#rpc.getStatus({})
     return {
@@ -101,6 +126,8 @@ export class HostClient implements AsyncDisposable {
       ports: answer.ports,
       flows: answer.flows,
       drops: answer.hostDrops,
+      sealing: decodeSealing(answer.sealing),
+      openConnections: answer.openConnections,
     }
   }
 
@@ -137,10 +164,9 @@ const MECHANISM_WORDS: { readonly [mechanism: number]: Connection['mechanism'] }
   [Mechanism.MECHANISM_DIRECT]: 'direct',
   [Mechanism.MECHANISM_RELAYED]: 'relayed',
 }
-const CARRIER_WORDS: { readonly [carrier: number]: Connection['carrier'] } = {
-  [Carrier.CARRIER_NONE]: 'none',
-  [Carrier.CARRIER_VXLAN]: 'vxlan',
-  [Carrier.CARRIER_SEALED]: 'sealed',
+
+function keyOf({ hostId, carrier }: OpenConnection): string {
+  return `${hostId} ${carrier}`
 }
 
 function encodeAttachment(attachment: Attachment): NonNullable<PortMessage['attachment']> {

@@ -46,10 +46,25 @@ export interface Host extends Stored {
   readonly addresses: readonly HostAddress[]
   readonly capabilities: readonly string[]
   readonly wireVersions: readonly number[]
+  readonly sealedListener: SealedListener
   /** When its keys were revoked; undefined if they are not. */
   readonly revokedAt: Date | undefined
   /** Until when it may act without renewing its certificate; undefined for one that was never enrolled. */
   readonly horizon: Date | undefined
+}
+
+/** Where the sealed transport of a host is reached. */
+export interface SealedListener {
+  /** UDP, at every underlay address. */
+  readonly port: number
+  /** More addresses at which packets come to it. */
+  readonly configured: readonly SocketAddress[]
+}
+
+/** A UDP address. */
+export interface SocketAddress {
+  readonly address: IpAddress
+  readonly port: number
 }
 
 export type Encryption = 'required' | 'outside-trusted-zones'
@@ -130,6 +145,8 @@ export interface CreateHost {
   /** By default `weft`. */
   readonly kind?: HostKind
   readonly addresses: readonly HostAddress[]
+  /** By default port 61820 of its addresses. */
+  readonly sealedListener?: SealedListener
   readonly labels?: Labels
 }
 
@@ -137,7 +154,7 @@ export interface CreateNetwork extends NetworkRef {
   readonly prefixes: readonly Prefix[]
   /** By default 1320. */
   readonly mtuBytes?: number
-  /** By default `outside-trusted-zones`. */
+  /** By default `LINK_ENCRYPTION_DEFAULT` of `@weft/net`. */
   readonly encryption?: Encryption
   /** By default a free one. */
   readonly vni?: number
@@ -198,7 +215,7 @@ export interface Connection {
   readonly target: string
   readonly targetHost: string
   readonly mechanism: 'same-host' | 'direct' | 'relayed' | 'unknown'
-  readonly carrier: 'none' | 'vxlan' | 'sealed' | 'unknown'
+  readonly carrier: CarrierWord
   readonly protocol: string
   readonly rule: string
   readonly ageMs: number
@@ -210,6 +227,73 @@ export interface Connection {
   readonly refused:
     | { readonly code: string; readonly message: string; readonly remedy: string }
     | undefined
+}
+
+export type CarrierWord = 'none' | 'vxlan' | 'sealed' | 'unknown'
+export type OpenConnectionState = 'idle' | 'connecting' | 'open' | 'unreachable' | 'unknown'
+/** Undefined where there is none, or one that this version does not know. */
+export type CipherWord = 'chacha20-poly1305' | 'aes-256-gcm' | undefined
+export type OffloadWord = 'udp-gso' | 'udp-gro' | 'tap-gso' | 'equal-tail' | 'unknown'
+
+/** The connection from one host to another by one carrier. What was not measured is undefined. */
+export interface OpenConnection {
+  readonly hostId: number
+  /** Name of the other host; empty if it is gone. */
+  readonly host: string
+  readonly carrier: CarrierWord
+  readonly state: OpenConnectionState
+  /** Why it is unreachable, empty otherwise. */
+  readonly reason: string
+  readonly endpoint: SocketAddress | undefined
+  readonly rttUs: number | undefined
+  readonly jitterUs: number | undefined
+  /** In millionths. */
+  readonly lossPpm: number | undefined
+  /** Largest UDP payload that was found to arrive. */
+  readonly pathMtuBytes: number | undefined
+  readonly sentPackets: bigint
+  readonly sentBytes: bigint
+  readonly receivedPackets: bigint
+  readonly receivedBytes: bigint
+  /** Since when it has been open without a gap. */
+  readonly openSince: Date | undefined
+  readonly lastHandshake: Date | undefined
+  readonly cipher: CipherWord
+  readonly offloads: readonly OffloadWord[]
+}
+
+/** An open connection as its host reported it to the control server. */
+export interface ReportedConnection extends OpenConnection {
+  /** Since it was reported. */
+  readonly ageMs: number
+}
+
+/** A UDP address at which a host may be reached. */
+export interface Candidate extends SocketAddress {
+  readonly kind: 'own' | 'configured' | 'observed'
+}
+
+export interface OffloadState {
+  readonly offload: OffloadWord
+  readonly inUse: boolean
+  /** Why it is not in use, empty otherwise. */
+  readonly reason: string
+}
+
+/** The sealed transport of a host. */
+export interface SealingStatus {
+  readonly available: boolean
+  /** Why it is not, empty otherwise. */
+  readonly problem: string
+  readonly listenPort: number
+  /** What is offered to other hosts. */
+  readonly cipher: CipherWord
+  readonly speeds: readonly { readonly cipher: CipherWord; readonly bytesPerSecond: bigint }[]
+  readonly offloads: readonly OffloadState[]
+  /** The keys of all handshakes are written to a file. */
+  readonly keyLogged: boolean
+  /** Where other hosts see this one. */
+  readonly observed: readonly Candidate[]
 }
 
 export interface Dependency {
@@ -261,6 +345,10 @@ export interface HostStatus {
   readonly flows: number
   /** Drops that belong to no port, by reason. */
   readonly drops: { readonly [reason: string]: bigint }
+  /** Undefined on a host that does not seal. */
+  readonly sealing: SealingStatus | undefined
+  /** How many connections to other hosts there are, by `CARRIER STATE`. */
+  readonly openConnections: { readonly [name: string]: number }
 }
 
 export interface PingOptions {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Credentials } from '@weft/identity'
-import { ipToBytes, macToBytes } from '@weft/net'
+import { ipToBytes, macToBytes, SEALED_PORT_DEFAULT } from '@weft/net'
+import { CandidateKind } from '@weft/proto/weftline/common/v1/common.ts'
 import type { HostAddress as HostAddressMessage } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   Encryption as EncryptionCode,
@@ -8,6 +9,7 @@ import {
   HostKind as HostKindCode,
   type Host as HostMessage,
   type Network as NetworkMessage,
+  type SealedListener as SealedListenerMessage,
   type Tenant as TenantMessage,
   type Zone as ZoneMessage,
 } from '@weft/proto/weftline/config/v1/records.ts'
@@ -23,6 +25,7 @@ import {
   present,
 } from './decode.ts'
 import { HostClient } from './host-client.ts'
+import { decodeCandidate, decodeOpenConnection } from './open-connections.ts'
 import { Audit, Tokens, Users } from './people.ts'
 import { TenantLocks } from './tenant-lock.ts'
 import type * as t from './types.ts'
@@ -191,7 +194,8 @@ class Hosts {
     this.#names = names
   }
 
-  async create({ name, kind = 'weft', addresses, labels = {} }: t.CreateHost): Promise<t.Host> {
+  async create(wanted: t.CreateHost): Promise<t.Host> {
+    const { name, kind = 'weft', addresses, sealedListener, labels = {} } = wanted
     const request = {
       idempotencyKey: randomUUID(),
       name,
@@ -200,6 +204,7 @@ class Hosts {
       capabilities: [],
       wireVersions: [],
       labels,
+      sealedListener: sealedListener && encodeListener(sealedListener),
     }
     const { host } = await this.#control.rpc.createHost(request)
     return await this.#decode(present(host, 'host'))
@@ -217,24 +222,44 @@ class Hosts {
     }
   }
 
-  /** Replaces its underlay addresses; with `expectedRevision` only if nobody else has written it since. */
+  /**
+   * Replaces its underlay addresses, or where its sealed transport listens, or both; with `expectedRevision` only if nobody
+   * else has written it since.
+   */
   async update(change: {
     name: string
-    addresses: readonly t.HostAddress[]
+    addresses?: readonly t.HostAddress[]
+    sealedListener?: t.SealedListener
     expectedRevision?: bigint
   }): Promise<t.Host> {
-    const { name, addresses, expectedRevision = 0n } = change
+    const { name, addresses = [], sealedListener, expectedRevision = 0n } = change
     const { host } = await this.#control.rpc.updateHost({
       idempotencyKey: randomUUID(),
       name,
       addresses: addresses.map(encodeHostAddress),
       expectedRevision,
+      sealedListener: sealedListener && encodeListener(sealedListener),
     })
     return await this.#decode(present(host, 'host'))
   }
 
   async delete(name: string): Promise<boolean> {
     return (await this.#control.rpc.deleteHost({ idempotencyKey: randomUUID(), name })).deleted
+  }
+
+  /** Its open connections, as it reported them lately itself. */
+  async connections(host: string): Promise<{
+    connections: t.ReportedConnection[]
+    observed: t.Candidate[]
+  }> {
+    const answer = await this.#control.rpc.listHostConnections({ host })
+    return {
+      connections: answer.connections.map((reported) => ({
+        ...decodeOpenConnection(reported.host, reported.connection),
+        ageMs: Number(reported.ageMs),
+      })),
+      observed: answer.observed.map(decodeCandidate),
+    }
   }
 
   /** Makes its keys void: its peers drop it, and it never comes back under them. */
@@ -255,6 +280,13 @@ class Hosts {
       addresses,
       capabilities: host.capabilities,
       wireVersions: host.wireVersions,
+      sealedListener: {
+        port: host.sealedListener?.port || SEALED_PORT_DEFAULT,
+        configured: (host.sealedListener?.configured ?? []).map(({ address, port }) => ({
+          address: decodeAddress(address),
+          port,
+        })),
+      },
       revokedAt: dateOf(host.revokedAtUnixMs),
       horizon: dateOf(host.horizonUnixMs),
       ...decodeMeta(host.meta),
@@ -458,6 +490,17 @@ function endpointName(ref: t.EndpointRef): { tenant: string; network: string; en
 
 function encodeHostAddress({ address, zone }: t.HostAddress): HostAddressMessage {
   return { address: ipToBytes(address), zone }
+}
+
+function encodeListener({ port, configured }: t.SealedListener): SealedListenerMessage {
+  return {
+    port,
+    configured: configured.map((candidate) => ({
+      address: ipToBytes(candidate.address),
+      port: candidate.port,
+      kind: CandidateKind.CANDIDATE_KIND_CONFIGURED,
+    })),
+  }
 }
 
 function encodeEncryption(encryption: t.Encryption | undefined): EncryptionCode {

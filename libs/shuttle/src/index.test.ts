@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Carrier } from '@weft/proto/weftline/common/v1/common.ts'
 import { ApplyTablesRequest, type TableChange } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { tableChunks } from './index.ts'
 
@@ -36,5 +37,6 @@ function putEndpoint(endpointId: number): TableChange {
         hostId: 2,
       },
     },
+    deletePeerCarrier: Carrier.CARRIER_UNSPECIFIED,
   }
 }

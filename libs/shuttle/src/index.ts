@@ -2,6 +2,7 @@
  * The way from the forwarder to the shuttle: `proto/weftline/shuttle/v1` over a unix socket. Only the forwarder uses it, and the shuttle admits
  * nobody else.
  */
+import { SealingServiceService } from '@weft/proto/weftline/shuttle/v1/sealing.ts'
 import {
   type ApplyTablesRequest,
   ShuttleServiceService,
@@ -29,6 +30,17 @@ export type ShuttleClient = Client<ShuttleServiceService>
  */
 export function connectShuttle(address: string): ShuttleClient {
   return connect(address, ShuttleServiceService, {
+    security: { kind: 'socket-mode' },
+    retries: false,
+  })
+}
+
+/** The calls of its sealed transport, typed. */
+export type SealingClient = Client<SealingServiceService>
+
+/** Opens the client for the sealed transport of the shuttle at the same address, in the same way. */
+export function connectSealing(address: string): SealingClient {
+  return connect(address, SealingServiceService, {
     security: { kind: 'socket-mode' },
     retries: false,
   })

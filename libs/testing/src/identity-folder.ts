@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto'
 import { writeIdentity } from '@weft/domain'
 import { generateTunnelKey } from '@weft/identity'
 import { Credentials, Places } from '@weft/proto/weftline/identity/v1/identity.ts'
@@ -12,6 +13,8 @@ export async function writeIdentityFolder(options: {
   readonly hostName?: string
   /** Nowhere by default. */
   readonly places?: Partial<Places>
+  /** Of a host; a new one by default. */
+  readonly tunnelKey?: KeyObject
   /** Until when a certificate that ran out is renewed; without a limit by default. */
   readonly horizon?: Date
 }): Promise<void> {
@@ -20,7 +23,7 @@ export async function writeIdentityFolder(options: {
   const isHost = identity.kind === 'host'
   const keys = {
     identity: identityKey,
-    tunnel: isHost ? generateTunnelKey() : undefined,
+    tunnel: isHost ? (options.tunnelKey ?? generateTunnelKey()) : undefined,
     busSeed: bus?.seed,
   }
   const message = Credentials.create({

@@ -12,6 +12,7 @@ import {
 import {
   isSecretOf,
   openStatement,
+  openTunnelKey,
   type Peer,
   type Purpose,
   parseToken,
@@ -100,10 +101,10 @@ export function enrolmentHandlers(api: EnrolmentApi): Handlers<EnrolmentServiceS
         const keys = provenKeys(authority, 'join', request.statement, said.keys)
         // Its host may be there, unknown to be revoked: the store may be from a backup.
         checkNotVoid(replica, keys.identity, said.name)
-        const { name, addresses, capabilities, wireVersions } = said
+        const { name, addresses, capabilities, wireVersions, sealedListener } = said
+        const about = { name, addresses, capabilities, wireVersions, sealedListener }
         const host = await requests.commit(
-          (current, caller) =>
-            join(current, { ...claim, name, keys, addresses, capabilities, wireVersions }, caller),
+          (current, caller) => join(current, { ...claim, ...about, keys }, caller),
           {
             ...request,
             writtenBy: `token/${claim.tokenId}`,
@@ -406,6 +407,7 @@ function provenKeys(
   verifyStatement(purpose, statement, keys.identity)
   const problem = tunnelKeyProblem(keys.tunnel)
   if (problem !== undefined) throw new InvalidArgumentError({ field: 'keys.tunnel', problem })
+  openTunnelKey(keys.tunnelStatement, keys.identity, keys.tunnel)
   if (!isBusPublicKey('user', keys.bus)) {
     const wrong = 'it is no public nkey of a user'
     throw new InvalidArgumentError({ field: 'keys.bus', problem: wrong })

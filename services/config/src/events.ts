@@ -46,6 +46,17 @@ const enrolments = counter<'outcome'>({
   labels: ['outcome'],
 })
 
+const refusedReports = counter<'reason'>({
+  name: 'weft_config_connection_reports_refused_total',
+  help: 'Reports of hosts on their open connections that were not believed, by reason',
+  labels: ['reason'],
+})
+
+const connections = gauge({
+  name: 'weft_config_open_connections',
+  help: 'Open connections that hosts reported lately, each once by each of its two hosts',
+})
+
 const authorityEnds = gauge({
   name: 'weft_config_authority_left_seconds',
   help: 'Time until the certificate of the authority ends; alert long before, nothing is issued after it',
@@ -56,6 +67,7 @@ export interface Shown {
   readonly counts: () => { readonly [K in Kind]: number }
   readonly queueDepth: () => number
   readonly isController: () => boolean
+  readonly connectionCount: () => number
   readonly authorityEnds: () => Date
 }
 
@@ -80,6 +92,12 @@ export class Events {
   /** A newer replica may have written it. */
   recordNotUnderstood(key: string): void {
     this.#log.warn({ key }, 'a record of the VN database is of no kind that this version knows')
+  }
+
+  /** It may be from a stranger, or come late: nothing is lost, hosts say everything again. */
+  connectionsRefused(hostId: number, { code, message }: WeftError): void {
+    refusedReports.add(1, { reason: code })
+    this.#log.debug({ hostId, code, problem: message }, 'a report of connections was refused')
   }
 
   storeLost(reason: string, revision: bigint): void {
@@ -189,13 +207,20 @@ export class Events {
   }
 
   /** Shows the gauges until the returned function is called. */
-  observe({ counts, queueDepth, isController, authorityEnds: ends }: Shown): () => void {
+  observe({
+    counts,
+    queueDepth,
+    isController,
+    connectionCount,
+    authorityEnds: ends,
+  }: Shown): () => void {
     const stops = [
       records.observe((report) => {
         for (const [kind, count] of Object.entries(counts())) report(count, { kind })
       }),
       queue.observe((report) => report(queueDepth(), {})),
       controllers.observe((report) => report(isController() ? 1 : 0, {})),
+      connections.observe((report) => report(connectionCount(), {})),
       authorityEnds.observe((report) => report((ends().getTime() - Date.now()) / 1000, {})),
     ]
     return () => {

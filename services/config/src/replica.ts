@@ -1,8 +1,11 @@
 import { UnavailableError } from '@weft/errors'
+import type { Host } from '@weft/proto/weftline/config/v1/records.ts'
+import type { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
 import { type Change, Database, type Kind, type Write } from './domain/database.ts'
 import { distrusted } from './domain/distrust.ts'
 import { HostRows, type RowKey } from './domain/host-rows.ts'
 import { Locations, type Observation } from './domain/locations.ts'
+import { OpenConnections } from './domain/open-connections.ts'
 
 /** Waits for a revision. */
 interface Waiter {
@@ -17,7 +20,8 @@ interface Waiter {
 export class Replica {
   readonly database: Database = new Database()
   readonly locations: Locations = new Locations()
-  readonly rows: HostRows = new HostRows(this.database, this.locations)
+  readonly connections: OpenConnections = new OpenConnections()
+  readonly rows: HostRows = new HostRows(this.database, this.locations, this.connections)
 
   #lost: UnavailableError | undefined
   #rowsListener: ((key: RowKey) => void) | undefined
@@ -54,6 +58,7 @@ export class Replica {
   /** Applies one message of the VN database. */
   apply(write: Write, revision: bigint): void {
     const change: Change | undefined = this.database.apply(write, revision)
+    if (change?.kind === 'host' && !isBelieved(change.after)) this.connections.forget(change.id)
     if (change && this.#rowsListener) this.rows.affectedBy(change, this.#rowsListener)
     if (change) for (const listener of this.#changeListeners) listener(change)
     release(this.#databaseWaiters, this.database.revision)
@@ -79,6 +84,14 @@ export class Replica {
     if (this.#rowsListener) this.rows.affectedByLocation(endpointId, this.#rowsListener)
   }
 
+  /** Takes what a host says of its connections, whose signature was verified. Throws what `OpenConnections.take` throws. */
+  hearConnections(report: ConnectionReport, nowMs: number): void {
+    const isSeenElsewhere = this.connections.take(report, nowMs)
+    if (isSeenElsewhere && this.#rowsListener) {
+      this.rows.affectedByObserved(report.hostId, this.#rowsListener)
+    }
+  }
+
   locationsCaughtUp(revision: bigint): void {
     this.locations.revision = revision
     release(this.#locationsWaiters, revision)
@@ -93,6 +106,10 @@ export class Replica {
   async untilLocations(revision: bigint, signal: AbortSignal): Promise<void> {
     if (this.locations.revision < revision) await wait(this.#locationsWaiters, revision, signal)
   }
+}
+
+function isBelieved(host: Host | undefined): boolean {
+  return host !== undefined && host.revokedAtUnixMs === 0n
 }
 
 async function wait(waiters: Set<Waiter>, revision: bigint, signal: AbortSignal): Promise<void> {

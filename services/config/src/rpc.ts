@@ -152,6 +152,15 @@ export function configHandlers(api: ConfigApi): Handlers<typeof ConfigServiceSer
     async deleteHost(request, context) {
       return { deleted: (await requests.inTurn(deleteHost(request), request, context)) === true }
     },
+    async listHostConnections({ host: name }) {
+      const { id } = hostWithKey(database, { $case: 'name', value: name })
+      const connections = replica.connections.of(id, Date.now()).map(({ connection, ageMs }) => ({
+        host: database.host(connection.hostId)?.name ?? '',
+        connection,
+        ageMs: BigInt(ageMs),
+      }))
+      return { connections, observed: [...replica.connections.observed(id)] }
+    },
     async revokeHost(request, context) {
       return { host: await write(revokeHost, request, context) }
     },

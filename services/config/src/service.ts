@@ -45,7 +45,7 @@ import { Replica } from './replica.ts'
 import { Requests } from './requests.ts'
 import { type BusAdmin, Revoker } from './revocations.ts'
 import { configHandlers } from './rpc.ts'
-import { followLocations, followRecords } from './subscriptions.ts'
+import { followLocations, followRecords, hearConnections } from './subscriptions.ts'
 import { tenantLockHandlers } from './tenant-lock.ts'
 import { knownCallers, worldOf } from './world.ts'
 
@@ -106,6 +106,7 @@ export async function startOn(
   const locations = await bus.openBucket(buckets.locations, Location, { access: 'remote' })
   opened.use(await followRecords(records, replica, events))
   opened.use(await followLocations(locations, replica, events))
+  opened.use(hearConnections(bus, replica, events))
   const audit = opened.use(await startAudit(bus, replicaId, config, own, log))
   const commits = opened.use(new Commits(records, replica, events))
   const lastKnown = await LastKnown.read(config.auditFolder, own.directoryKey)
@@ -141,6 +142,7 @@ export async function startOn(
       counts: () => database.counts,
       queueDepth: () => commits.queueDepth,
       isController: () => controller.isLeading,
+      connectionCount: () => replica.connections.size,
       authorityEnds: () => authority.notAfter,
     }),
   )

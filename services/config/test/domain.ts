@@ -26,6 +26,7 @@ import {
   publicKeyOf,
   type ServiceName,
   serviceNames,
+  signTunnelKey,
 } from '@weft/identity'
 import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { type TestCredentials, type TestDomain, testDomain } from '@weft/testing'
@@ -163,14 +164,16 @@ export interface NewHostKeys {
 
 export function newHostKeys(): NewHostKeys {
   const identity = generateIdentityKey()
+  const tunnel = generateTunnelKey()
   const bus = newBusKeys('user')
   return {
     identity,
     busSeed: bus.seed,
     message: {
       identity: publicKeyOf(identity),
-      tunnel: publicKeyOf(generateTunnelKey()),
+      tunnel: publicKeyOf(tunnel),
       bus: bus.publicKey,
+      tunnelStatement: signTunnelKey(tunnel, identity),
     },
   }
 }

@@ -204,6 +204,20 @@ test('a statement of join that somebody else signed, or for something else, is r
   for (const statement of refusals) {
     await assert.rejects(attempt(statement), StatementRefusedError)
   }
+  // Others would take any tunnel key for the host's, if it did not say itself which it is.
+  const others = newHostKeys().message
+  for (const change of [
+    { tunnelStatement: undefined },
+    { tunnelStatement: others.tunnelStatement },
+    { tunnel: others.tunnel },
+    { tunnel: others.tunnel, tunnelStatement: others.tunnelStatement },
+  ]) {
+    const unsaid = { ...keys, message: { ...keys.message, ...change } }
+    await assert.rejects(
+      attempt(signStatement('join', joinPayload(token, unsaid), keys.identity)),
+      StatementRefusedError,
+    )
+  }
   const weak = { ...keys, message: { ...keys.message, tunnel: Buffer.alloc(32) } }
   await assert.rejects(
     attempt(signStatement('join', joinPayload(token, weak), keys.identity)),
@@ -600,7 +614,7 @@ async function loggedIn(replica: Reachable, code: string): Promise<TestCredentia
   await using enrolment = connectToEnrol(replica)
   const payload = LoginStatement.encode({
     code,
-    keys: { identity: publicKeyOf(key), tunnel: Buffer.alloc(0), bus: '' },
+    keys: PublicKeys.create({ identity: publicKeyOf(key) }),
     sentAtUnixMs: BigInt(Date.now()),
   }).finish()
   const statement = signStatement('login', payload, key)

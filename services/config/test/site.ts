@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { createHash, randomUUID } from 'node:crypto'
-import { type Bucket, type Bus, buckets, keyTokens, locationKey } from '@weft/bus'
+import { type Bucket, type Bus, buckets, events, keyTokens, locationKey } from '@weft/bus'
 import { openStatement, pemOf, signStatement } from '@weft/identity'
+import { signConnections } from '@weft/identity/host-signature'
 import { ipToBytes, parseIpAddress, parsePrefix } from '@weft/net'
 import { Prefix } from '@weft/proto/weftline/common/v1/common.ts'
 import {
@@ -30,8 +31,9 @@ import {
   type Network,
 } from '@weft/proto/weftline/config/v1/records.ts'
 import { HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
-import type { Credentials } from '@weft/proto/weftline/identity/v1/identity.ts'
+import { type Credentials, PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { Location } from '@weft/proto/weftline/location/v1/location.ts'
+import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
 import { type Client, connect } from '@weft/rpc'
 import { createLogger } from '@weft/telemetry'
 import { type TestCredentials, temporaryFolder } from '@weft/testing'
@@ -215,7 +217,7 @@ export class Subscriber {
     )
     const credentials = site.domain.credentials({ kind: 'user', id: user.id })
     await using enrolment = connectToEnrol(this.replica)
-    const keys = { identity: credentials.publicKey, tunnel: Buffer.alloc(0), bus: '' }
+    const keys = PublicKeys.create({ identity: credentials.publicKey })
     const said = { code, keys, sentAtUnixMs: BigInt(Date.now()) }
     const payload = LoginStatement.encode(said).finish()
     const statement = signStatement('login', payload, credentials.identityKey)
@@ -282,6 +284,21 @@ export async function locate(bus: Bus, endpoint: Endpoint, host: Host, epoch = 1
   const locations = await bus.openBucket(buckets.locations, Location)
   const location = Location.create({ endpointId: endpoint.id, hostId: host.id, epoch })
   await locations.put(locationKey(endpoint.id), location)
+}
+
+/** Says, as the forwarder of a host does, how its open connections are. */
+export function sayConnections(
+  bus: Bus,
+  host: Host,
+  said: Partial<ConnectionReport>,
+  as: { readonly signer?: Host; readonly subject?: Host } = {},
+): void {
+  const sentAtUnixMs = BigInt(Date.now())
+  const report = { ...ConnectionReport.create({ hostId: host.id, sentAtUnixMs }), ...said }
+  const { identityKey } = credentialsOf(as.signer ?? host)
+  const { id } = as.subject ?? host
+  const signed = signConnections(report, identityKey)
+  bus.publish(events.connectionsReported.subject(id, id), ConnectionReport, signed)
 }
 
 export function openRows(bus: Bus): Promise<Bucket<SignedHostRow>> {

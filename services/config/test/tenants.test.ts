@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, before, describe, test } from 'node:test'
-import { memoryBus } from '@weft/bus'
+import { type Bus, memoryBus } from '@weft/bus'
 import { asWeftError, GrpcStatus, type WeftError } from '@weft/errors'
 import { generateIdentityKey, publicKeyOf, signStatement } from '@weft/identity'
 import { AuditServiceService, Head } from '@weft/proto/weftline/audit/v1/audit.ts'
+import { OpenConnection } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   ConfigServiceService,
   CreateEndpointRequest,
@@ -34,6 +35,7 @@ import {
   furnish,
   type Reachable,
   type Subscriber,
+  sayConnections,
   site,
   startReplica,
 } from './site.ts'
@@ -98,6 +100,7 @@ const configCases: Cases<typeof ConfigServiceService> = {
   listHosts: () => [{ page }],
   updateHost: () => [UpdateHostRequest.create(asked({ name: 'rival-host' }))],
   deleteHost: () => [asked({ name: 'rival-host' })],
+  listHostConnections: () => [{ host: 'rival-host' }],
   createNetwork: () => [
     CreateNetworkRequest.create(
       asked({ name: { tenant: RIVAL, network: 'rival-net-2' }, prefixes: [] }),
@@ -196,6 +199,7 @@ before(async () => {
   replica = opening.use(await startReplica(bus))
   const subscriber = await furnish(replica)
   await furnishRival(subscriber)
+  await reportRival(bus)
   const own = await subscriber.host('alpha', undefined, undefined, ['acme'])
   ownHostId = own.id
   await subscriber.assign(await subscriber.endpoint('blue', 'web'), own)
@@ -309,6 +313,17 @@ async function furnishRival(subscriber: Subscriber): Promise<void> {
     return writers.length > 0 && writers
   })
   rival = { hostId: host.id, endpointId: created.id, tokenId: token.id, writer }
+}
+
+/** Has the host of rival report a connection to a host of rival. */
+async function reportRival(bus: Bus): Promise<void> {
+  const { host } = await replica.client.getHost({ key: { $case: 'name', value: 'rival-host' } })
+  assert(host)
+  sayConnections(bus, host, { connections: [OpenConnection.create({ hostId: host.id })] })
+  await eventually(async () => {
+    const { connections } = await replica.client.listHostConnections({ host: 'rival-host' })
+    return connections.length === 1
+  })
 }
 
 /** A user with a role in one tenant, who has logged in. */

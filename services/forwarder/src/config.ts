@@ -1,5 +1,7 @@
 import { HOST_IDENTITY_DEFAULT } from '@weft/domain'
 import type { Address, EnvReader } from '@weft/env'
+import { Offload } from '@weft/proto/weftline/common/v1/common.ts'
+import type { SealingSwitches } from './sealing.ts'
 
 export interface Config {
   /** Who this host is, as `weft join` wrote it down. */
@@ -16,6 +18,7 @@ export interface Config {
   readonly configAddress: Address | undefined
   readonly resolverAddress: Address | undefined
   readonly policyAddress: Address | undefined
+  readonly sealing: SealingSwitches
 }
 
 export function readConfig(env: EnvReader): Config {
@@ -64,8 +67,39 @@ export function readConfig(env: EnvReader): Config {
       help: 'where routing-policy is served; where the domain says if not set',
       optional: true,
     }),
+    sealing: readSealing(env),
   }
 }
+
+function readSealing(env: EnvReader): SealingSwitches {
+  const keyLogPath = env.path('WEFT_FORWARDER_SEALED_KEY_LOG', {
+    help: 'file to which the shuttle writes the keys of sealed connections, for Wireshark: whoever reads it reads all traffic and can pass for this host',
+    optional: true,
+  })
+  const offloadsOff = OFFLOADS.filter(
+    ([name, , what]) =>
+      !env.boolean(`WEFT_FORWARDER_SEALED_${name}`, {
+        help: `kill switch of the sealed transport: ${what}`,
+        default: true,
+      }),
+  ).map(([, offload]) => offload)
+  const isAesUsed = env.boolean('WEFT_FORWARDER_SEALED_AES', {
+    help: 'kill switch of the sealed transport: AES-256-GCM between hosts that find it faster',
+    default: true,
+  })
+  return { keyLogPath: keyLogPath ?? '', offloadsOff, chacha20Only: !isAesUsed }
+}
+
+const OFFLOADS = [
+  ['UDP_GSO', Offload.OFFLOAD_UDP_GSO, 'UDP_SEGMENT on its socket'],
+  ['UDP_GRO', Offload.OFFLOAD_UDP_GRO, 'UDP_GRO on its socket'],
+  ['TAP_GSO', Offload.OFFLOAD_TAP_GSO, 'frames of many segments at its TAP device'],
+  [
+    'EQUAL_TAIL',
+    Offload.OFFLOAD_EQUAL_TAIL,
+    'batches whose last datagram is as long as the others',
+  ],
+] as const
 
 function parseMode(text: string): number {
   return Number.parseInt(text, 8)

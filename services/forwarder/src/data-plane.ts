@@ -31,6 +31,8 @@ const COUNTERS_AGE_MAX_MS = 500
 
 /** What the rest of the forwarder does when the data plane speaks. */
 export interface DataPlaneListener {
+  /** The shuttle is there, and nothing was written to it yet. */
+  onFound(): Promise<void>
   /** The shuttle is there and its tables are in step: ports and flows are to be compared. */
   onJoined(): Promise<void>
   /** Tables are in force that were not before. */
@@ -197,6 +199,7 @@ export class DataPlane {
     this.#revision = info.tableRevision
     this.#ports = undefined
     this.#isJoined = true
+    await listener.onFound()
     await this.sync()
     this.#dependency.succeeded()
     this.#events.shuttleJoined({

@@ -1,17 +1,30 @@
 import { InternalError, toWire, UnimplementedError } from '@weft/errors'
 import {
+  CARRIER_SEALED,
+  type Candidate,
+  type CandidateKind,
   type IpAddress,
   ipFromBytes,
   ipToBytes,
+  isPort,
+  isUnicastAddress,
   type LinkEncryption,
   type MacAddress,
   macFromBytes,
   macToBytes,
   type Prefix,
   prefixFromBytes,
+  SEALED_PORT_DEFAULT,
 } from '@weft/net'
-import type { Prefix as PrefixMessage } from '@weft/proto/weftline/common/v1/common.ts'
-import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import type {
+  Candidate as CandidateMessage,
+  Prefix as PrefixMessage,
+} from '@weft/proto/weftline/common/v1/common.ts'
+import {
+  CandidateKind as CandidateKindMessage,
+  Carrier,
+  Mechanism,
+} from '@weft/proto/weftline/common/v1/common.ts'
 import {
   Encryption,
   type Endpoint as EndpointRecord,
@@ -30,12 +43,18 @@ import {
   type TableChange as TableChangeMessage,
   type Endpoint as TableEndpoint,
   type Network as TableNetwork,
+  type Peer as TablePeer,
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import type { Action, Answer } from './domain/answers.ts'
 import type { Decision, FactName } from './domain/decision-cache.ts'
 import type { Resolution } from './domain/resolution-cache.ts'
 import type { Endpoint, Network, PeerAddress, Row } from './domain/rows.ts'
-import { type NetworkEntry, networkEntry, type TableChange } from './domain/switch-table.ts'
+import {
+  type NetworkEntry,
+  networkEntry,
+  type PeerEntry,
+  type TableChange,
+} from './domain/switch-table.ts'
 
 /** What a row says; undefined for a row of a kind that this version does not know, and for what tenants sign (`statementFrom`). */
 export function rowFromMessage(message: HostRow): Row | undefined {
@@ -65,8 +84,14 @@ export function rowFromMessage(message: HostRow): Row | undefined {
       return { kind: 'peer', value }
     }
     case 'self': {
-      const { name, addresses } = message.row.value
-      return { kind: 'self', value: { name, addresses: addresses.map(peerAddress) } }
+      const { name, addresses, capabilities, sealedPort } = message.row.value
+      const value = {
+        name,
+        addresses: addresses.map(peerAddress),
+        canSeal: capabilities.includes(CARRIER_SEALED),
+        sealedPort: isPort(sealedPort) ? sealedPort : SEALED_PORT_DEFAULT,
+      }
+      return { kind: 'self', value }
     }
   }
 }
@@ -153,35 +178,81 @@ export function decisionFrom(message: DecisionMessage): Decision {
 }
 
 export function changeToMessage(change: TableChange): TableChangeMessage {
+  const deletePeerCarrier =
+    change.kind === 'delete-peer' ? carrierToMessage(change.carrier) : Carrier.CARRIER_UNSPECIFIED
+  return { change: changeOf(change), deletePeerCarrier }
+}
+
+function changeOf(change: TableChange): NonNullable<TableChangeMessage['change']> {
   switch (change.kind) {
     case 'put-network':
-      return { change: { $case: 'putNetwork', value: tableNetwork(change.value) } }
+      return { $case: 'putNetwork', value: tableNetwork(change.value) }
     case 'put-endpoint':
-      return { change: { $case: 'putEndpoint', value: tableEndpoint(change.value) } }
-    case 'put-peer': {
-      const { hostId, carrier, local, remote, isForeign, networkIds } = change.value
-      return {
-        change: {
-          $case: 'putPeer',
-          value: {
-            hostId,
-            carrier: carrierToMessage(carrier),
-            localAddress: ipToBytes(local),
-            remoteAddress: ipToBytes(remote),
-            foreign: isForeign,
-            networkIds: [...networkIds],
-          },
-        },
-      }
-    }
+      return { $case: 'putEndpoint', value: tableEndpoint(change.value) }
+    case 'put-peer':
+      return { $case: 'putPeer', value: tablePeer(change.value) }
     case 'delete-network':
-      return { change: { $case: 'deleteNetworkId', value: change.id } }
+      return { $case: 'deleteNetworkId', value: change.id }
     case 'delete-endpoint':
-      return { change: { $case: 'deleteEndpointId', value: change.id } }
+      return { $case: 'deleteEndpointId', value: change.id }
     case 'delete-peer':
-      return { change: { $case: 'deletePeerHostId', value: change.id } }
+      return { $case: 'deletePeerHostId', value: change.id }
   }
 }
+
+function tablePeer(entry: PeerEntry): TablePeer {
+  const { hostId } = entry
+  const common = {
+    hostId,
+    carrier: carrierToMessage(entry.carrier),
+    networkIds: [...entry.networkIds],
+  }
+  if (entry.carrier === 'vxlan') {
+    const { local, remote, isForeign } = entry
+    return {
+      ...common,
+      localAddress: ipToBytes(local),
+      remoteAddress: ipToBytes(remote),
+      foreign: isForeign,
+      sealed: undefined,
+    }
+  }
+  return {
+    ...common,
+    localAddress: NOTHING,
+    remoteAddress: NOTHING,
+    foreign: false,
+    sealed: {
+      publicKey: Buffer.from(entry.tunnelKey, 'hex'),
+      previousPublicKey: Buffer.from(entry.previousTunnelKey, 'hex'),
+      candidates: entry.candidates.map(candidateToMessage),
+      presharedKey: NOTHING,
+      stock: false,
+    },
+  }
+}
+
+const NOTHING: Buffer = Buffer.alloc(0)
+
+function candidateToMessage({ address, port, kind }: Candidate): CandidateMessage {
+  return { address: ipToBytes(address), port, kind: CANDIDATE_KINDS[kind] }
+}
+
+/** None for what is no place that anything can be sent to. */
+export function candidateFrom(message: CandidateMessage): Candidate[] {
+  const address = ipFromBytes(message.address)
+  const { port } = message
+  if (!address || !isUnicastAddress(address) || !isPort(port)) return []
+  const known = Object.entries(CANDIDATE_KINDS) as [CandidateKind, number][]
+  const kind = known.find(([, number]) => number === message.kind)?.[0] ?? 'observed'
+  return [{ address, port, kind }]
+}
+
+const CANDIDATE_KINDS = {
+  own: CandidateKindMessage.CANDIDATE_KIND_OWN,
+  configured: CandidateKindMessage.CANDIDATE_KIND_CONFIGURED,
+  observed: CandidateKindMessage.CANDIDATE_KIND_OBSERVED,
+} as const
 
 /** The network as a port's attachment names it. */
 export function portNetwork(network: Network): TableNetwork {

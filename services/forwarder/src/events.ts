@@ -48,11 +48,16 @@ const revocationsRefusedTotal = counter({
   help: 'Messages about void keys that the directory did not sign',
 })
 
+const KEYS_LOGGED =
+  'the keys of all sealed connections are written to a file: whoever reads it reads all traffic and can pass for this host'
+
 /** What happens at this host that somebody may want to know: for each, its log line and its counters in one place. */
 export class Events {
   readonly #log: Logger
   readonly #warnings: SparseLog
   #passedOver = 0
+  /** Why this host does not seal; empty while it does. */
+  #sealing: string | undefined
 
   constructor(log: Logger) {
     this.#log = log
@@ -177,6 +182,24 @@ export class Events {
 
   shuttleJoined(facts: { instanceId: string; version: string; isNewInstance: boolean }): void {
     this.#log.info(facts, 'joined the shuttle')
+  }
+
+  sealingConfigured(port: number, isKeyLogged: boolean): void {
+    if (this.#sealing !== '') this.#log.info({ port }, 'seals what goes to other hosts')
+    this.#sealing = ''
+    if (isKeyLogged) {
+      this.#warnings.warn('key log', { port }, KEYS_LOGGED)
+    }
+  }
+
+  sealingUnavailable(problem: string): void {
+    if (this.#sealing !== problem) {
+      this.#log.error(
+        { problem },
+        'the shuttle does not take the keys of the sealed transport: nothing is sent plain instead',
+      )
+    }
+    this.#sealing = problem
   }
 
   shuttleLost(error: unknown): void {

@@ -8,6 +8,7 @@ import type { ResolutionCache } from './domain/resolution-cache.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
 import type { TenantLocks } from './domain/tenant-locks.ts'
 import type { PortDesk } from './port-desk.ts'
+import type { Sealing } from './sealing.ts'
 import type { Standing } from './standing.ts'
 
 /** What this host knows, has and does, for those who ask. */
@@ -22,6 +23,7 @@ export interface Host {
   readonly decisions: DecisionCache
   readonly connections: Connections
   readonly dataPlane: DataPlane
+  readonly sealing: Sealing
   readonly desk: PortDesk
   readonly standing: Standing
   /** The time by which rights end, in milliseconds since 1970. */

@@ -7,7 +7,7 @@ import type { Events } from './events.ts'
 
 /** This host as a member of its domain: what joining gave it. */
 export type Member = Credentials &
-  Pick<OwnCredentials, 'hostName' | 'places' | 'horizon' | 'noteRevocations'>
+  Pick<OwnCredentials, 'hostName' | 'places' | 'horizon' | 'noteRevocations' | 'tunnelKey'>
 
 /** The addresses of the control plane; those of replicas with commas between them. */
 export interface Places {

@@ -1,5 +1,7 @@
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { gauge, observedCounter } from '@weft/telemetry'
+import { ownAddresses } from './domain/host-rows.ts'
+import { countByState, openConnections } from './domain/open-connections.ts'
 import { portName } from './domain/ports.ts'
 import type { Host } from './host.ts'
 
@@ -36,6 +38,15 @@ const tableEntries = gauge<'kind'>({
 const unvouchedNetworks = gauge({
   name: 'weft_forwarder_unvouched_networks',
   help: 'Networks of locked tenants that do not count here, because their key says nothing of them',
+})
+const openConnectionCount = gauge<'carrier' | 'state'>({
+  name: 'weft_forwarder_open_connections',
+  help: 'Connections to other hosts, by carrier (vxlan, sealed) and state (idle, connecting, open, unreachable)',
+  labels: ['carrier', 'state'],
+})
+const sealingUp = gauge({
+  name: 'weft_forwarder_sealing_up',
+  help: '1 while this host seals what goes to others, 0 while it should and does not; absent where it has not to',
 })
 const tableAge = gauge({
   name: 'weft_forwarder_table_age_seconds',
@@ -100,6 +111,21 @@ export function observeHost(host: Host, lastPorts: () => readonly ShuttlePort[])
     unvouchedNetworks.observe((report) => {
       const networks = [...host.rows.networks.values()]
       report(networks.filter(({ value }) => !host.locks.isVouchedFor(value)).length, {})
+    }),
+    openConnectionCount.observe((report) => {
+      const connections = openConnections(
+        host.table.peerEntries(),
+        host.sealing.states,
+        ownAddresses(host.rows),
+      )
+      for (const [name, count] of countByState(connections)) {
+        const [carrier = '', state = ''] = name.split(' ')
+        report(count, { carrier, state })
+      }
+    }),
+    sealingUp.observe((report) => {
+      const { state } = host.sealing
+      if (state) report(state.kind === 'on' ? 1 : 0, {})
     }),
     tableAge.observe((report) => report(host.standing.tableAgeMs(Date.now()) / 1000, {})),
     dependencyUp.observe((report) => {

@@ -6,6 +6,7 @@ import { rowFromMessage } from './decode.ts'
 import type { Row, RowChange } from './domain/rows.ts'
 import { entryProblem } from './domain/table-entries.ts'
 import { placementFrom, statementFrom } from './tenant-statements.ts'
+import { sealingFrom } from './tunnel-keys.ts'
 
 /** Why a row is not acted on. */
 export type RowRefusal =
@@ -74,6 +75,11 @@ export class RowGate {
     }
     const row = rowFromMessage(message)
     if (!row) return undefined
+    if (row.kind === 'peer' && message.row?.$case === 'peer') {
+      const sealing = sealingFrom(message.row.value)
+      const value = sealing ? { ...row.value, sealing } : row.value
+      return { row: { kind: 'peer', value }, notAfterMs: Infinity }
+    }
     const signed = message.row?.$case === 'endpoint' ? message.row.value.placement : undefined
     const placement = signed && placementFrom(signed)
     return row.kind === 'endpoint' && placement

@@ -5,7 +5,7 @@ import {
   PortNotFoundError,
 } from '@weft/errors'
 import { ipToBytes, macToBytes } from '@weft/net'
-import { Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
+import { Cipher, Mechanism, type OpenConnection } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   type AttachPortRequest,
   type CacheStatus as CacheStatusMessage,
@@ -13,8 +13,12 @@ import {
   type Dependency as DependencyMessage,
   ForwarderServiceService,
   Health,
+  type HostConnection,
+  HostConnection as HostConnectionMessage,
   type Port as PortMessage,
   PortState,
+  type SealingStatus,
+  type WatchOpenConnectionsResponse,
 } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import {
   type Counters,
@@ -28,13 +32,20 @@ import type { Dependency } from './dependency.ts'
 import type { Action, Answer } from './domain/answers.ts'
 import type { BreakerStatus } from './domain/breaker.ts'
 import type { CacheStatus } from './domain/cache-status.ts'
+import { ownAddresses } from './domain/host-rows.ts'
+import { connectionKey, countByState, openConnections } from './domain/open-connections.ts'
 import type { Attachment, EndpointName, Port } from './domain/ports.ts'
 import type { Host } from './host.ts'
+import { pause } from './loop.ts'
 
 const DEVICE_DEFAULT = 'eth0'
 /** A device name has at most 15 bytes (IFNAMSIZ, linux/if.h), and no slash or white space. */
 const DEVICE_NAME = /^[^\s/]{1,15}$/
 const PATH_MAX_BYTES = 4_095
+/** How often a watch looks for what has changed. */
+const WATCH_MS = 1_000
+/** Connections of some 250 bytes in one message: 128 KiB. */
+const WATCH_CHUNK = 512
 const PING_COUNT_MAX = 1_000_000
 /** Bytes of an ICMP echo's payload that fit into the largest IP packet. */
 const PING_PAYLOAD_MAX_BYTES = 65_507
@@ -72,6 +83,19 @@ export function hostApi(host: Host): Implementation {
       return { connections }
     },
 
+    async listOpenConnections() {
+      return { connections: connectionsOf(host) }
+    },
+
+    async *watchOpenConnections(_request, { signal }) {
+      const told = new Map<string, { bytes: Buffer; connection: HostConnection }>()
+      for (let isFirst = true; !signal.aborted; isFirst = false) {
+        const { changed, gone } = differences(connectionsOf(host), told)
+        if (isFirst || changed.length + gone.length > 0) yield* chunks(changed, gone)
+        await pause(WATCH_MS, signal)
+      }
+    },
+
     async getStatus() {
       const info = await host.dataPlane.refreshInfo().catch(() => host.dataPlane.info)
       const now = Date.now()
@@ -104,6 +128,8 @@ export function hostApi(host: Host): Implementation {
         hostDrops: info?.hostDrops ?? {},
         horizonUnixMs: BigInt(horizonMs ?? 0),
         horizonLeftMs: age(horizonMs === undefined ? 0 : horizonMs - host.rightsNowMs()),
+        sealing: sealingMessage(host),
+        openConnections: Object.fromEntries(countByState(rawConnectionsOf(host))),
       }
     },
 
@@ -132,10 +158,73 @@ export function hostApiBeforeJoin(folder: string): Implementation {
     detachPort: refuse,
     listPorts: refuse,
     listConnections: refuse,
+    listOpenConnections: refuse,
+    watchOpenConnections: () => ({ [Symbol.asyncIterator]: () => ({ next: refuse }) }),
     getStatus: refuse,
     ping: () => ({ [Symbol.asyncIterator]: () => ({ next: refuse }) }),
   }
   return implement(ForwarderServiceService, handlers, GUARDED_BY_SOCKET)
+}
+
+function rawConnectionsOf({ table, sealing, rows }: Host): OpenConnection[] {
+  return openConnections(table.peerEntries(), sealing.states, ownAddresses(rows))
+}
+
+function connectionsOf(host: Host): HostConnection[] {
+  return rawConnectionsOf(host).map((connection) => ({
+    host: host.table.hostNameOf(connection.hostId),
+    connection,
+  }))
+}
+
+/** What is other now than it was told; notes it as told. */
+function differences(
+  present: readonly HostConnection[],
+  told: Map<string, { bytes: Buffer; connection: HostConnection }>,
+): { changed: HostConnection[]; gone: HostConnection[] } {
+  const keys = new Set<string>()
+  const changed = present.filter((connection) => {
+    const key = connection.connection ? connectionKey(connection.connection) : ''
+    const bytes = Buffer.from(HostConnectionMessage.encode(connection).finish())
+    keys.add(key)
+    if (told.get(key)?.bytes.equals(bytes)) return false
+    told.set(key, { bytes, connection })
+    return true
+  })
+  const gone = [...told].filter(([key]) => !keys.has(key)).map(([, { connection }]) => connection)
+  for (const key of told.keys()) if (!keys.has(key)) told.delete(key)
+  return { changed, gone }
+}
+
+/** Of at most `WATCH_CHUNK` connections each; the last one is marked. */
+function* chunks(
+  changed: readonly HostConnection[],
+  gone: readonly HostConnection[],
+): Generator<WatchOpenConnectionsResponse, void, undefined> {
+  const steps = Math.max(1, Math.ceil(Math.max(changed.length, gone.length) / WATCH_CHUNK))
+  for (let step = 0; step < steps; step++) {
+    const from = step * WATCH_CHUNK
+    yield {
+      connections: changed.slice(from, from + WATCH_CHUNK),
+      gone: gone.slice(from, from + WATCH_CHUNK),
+      snapshotComplete: step === steps - 1,
+    }
+  }
+}
+
+function sealingMessage({ sealing: { state, states } }: Host): SealingStatus | undefined {
+  if (!state) return undefined
+  const said = state.kind === 'on' ? state.said : undefined
+  return {
+    available: state.kind === 'on',
+    problem: state.kind === 'on' ? '' : state.problem,
+    listenPort: said?.listenPort ?? 0,
+    cipher: said?.cipher ?? Cipher.CIPHER_UNSPECIFIED,
+    speeds: said?.speeds ?? [],
+    offloads: said?.offloads ?? [],
+    keyLogged: said?.keyLogged ?? false,
+    observed: [...states.observed],
+  }
 }
 
 function endpointName({ tenant, network, endpoint }: EndpointName): EndpointName {

@@ -12,17 +12,19 @@ import { RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.t
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { connect, serve } from '@weft/rpc'
 import type { RunningService, ServiceContext } from '@weft/service'
-import { connectShuttle } from '@weft/shuttle'
+import { connectSealing, connectShuttle } from '@weft/shuttle'
 import { untraced } from '@weft/telemetry'
 import { Asking } from './asking.ts'
 import type { Config } from './config.ts'
+import { ConnectionReporter } from './connection-reporter.ts'
 import { DataPlane } from './data-plane.ts'
 import { Dependency } from './dependency.ts'
 import { Answers } from './domain/answers.ts'
 import { backOffMs } from './domain/back-off.ts'
 import { Connections } from './domain/connections.ts'
 import { DecisionCache } from './domain/decision-cache.ts'
-import { HostRows, type RowsTouched } from './domain/host-rows.ts'
+import { HostRows, ownAddresses, type RowsTouched } from './domain/host-rows.ts'
+import { openConnections } from './domain/open-connections.ts'
 import { Ports } from './domain/ports.ts'
 import { ResolutionCache } from './domain/resolution-cache.ts'
 import type { StampedRow } from './domain/rows.ts'
@@ -40,6 +42,7 @@ import { PortDesk } from './port-desk.ts'
 import { RightsKeeper } from './rights-keeper.ts'
 import { RowGate, untrustedRows } from './row-gate.ts'
 import { hostApi, hostApiBeforeJoin } from './rpc.ts'
+import { Sealing } from './sealing.ts'
 import { Standing } from './standing.ts'
 import {
   CLOCK_VERSION,
@@ -143,6 +146,7 @@ export async function startOn(
     connect(places.policy, RoutingServiceService, as('routing-policy')),
   )
   const shuttleClient = opened.use(connectShuttle(config.shuttle))
+  const sealingClient = opened.use(connectSealing(config.shuttle))
 
   const onBus = new Dependency('bus', places.nats.join(','), events)
   const onConfig = new Dependency('config', places.config, events)
@@ -224,6 +228,16 @@ export async function startOn(
     resolutions,
     decisions,
   })
+  const sealing = new Sealing({
+    client: sealingClient,
+    rows,
+    table,
+    tunnelKey: () => member.tunnelKey,
+    switches: config.sealing,
+    nowMs: rightsNowMs,
+    events,
+  })
+  table.endTunnelKeys(rightsNowMs())
   const dataPlane = new DataPlane({
     client: shuttleClient,
     hostId,
@@ -284,11 +298,19 @@ export async function startOn(
     decisions,
     connections,
     dataPlane,
+    sealing,
     desk,
     standing,
     rightsNowMs,
     dependencies: [onBus, onConfig, onResolver, onPolicy, onShuttle],
   }
+  const reporter = new ConnectionReporter({
+    hostId,
+    connections: () => openConnections(table.peerEntries(), sealing.states, ownAddresses(rows)),
+    observed: () => sealing.states.observed,
+    identityKey: () => member.identityKey,
+    nowMs: rightsNowMs,
+  })
   desk.claimAll()
 
   const background = new Set<Promise<void>>()
@@ -319,10 +341,17 @@ export async function startOn(
       if (row.kind === 'endpoint') resolutions.dropEndpoint(row.id)
       else resolutions.clear()
     }
+    if (touched.some(({ kind }) => kind === 'self')) inBackground(reconfigure)
     // A shuttle that is not there gets everything when it is joined.
     dataPlane.sync().catch(() => {})
     const endpoints = touched.filter(({ kind }) => kind === 'endpoint').map(({ id }) => id)
     if (endpoints.length > 0) inBackground(() => desk.compareRows(endpoints))
+  }
+
+  /** Whether and how this host seals may be another. */
+  async function reconfigure(): Promise<void> {
+    await sealing.configure()
+    await dataPlane.sync().catch(() => {})
   }
 
   let saidBy = publicKeyOf(member.identityKey)
@@ -335,6 +364,7 @@ export async function startOn(
       if (key.equals(saidBy)) return
       saidBy = key
       inBackground(() => desk.claimAnew())
+      inBackground(() => sealing.noteKeys(rightsNowMs()))
     }),
   )
 
@@ -363,6 +393,7 @@ export async function startOn(
   inBackground(() =>
     dataPlane.run(
       {
+        onFound: () => sealing.shuttleFound(),
         async onJoined() {
           await desk.compare()
           await upkeep.compareFlows()
@@ -374,6 +405,8 @@ export async function startOn(
       signal,
     ),
   )
+  inBackground(() => sealing.watch(signal))
+  inBackground(() => sealing.keep(() => void dataPlane.sync().catch(() => {}), signal))
   inBackground(() => upkeep.run(signal))
   inBackground(() => desk.keepReleasing(signal))
   inBackground(() =>
@@ -396,7 +429,18 @@ export async function startOn(
     }, signal),
   )
   inBackground(() =>
-    followBus({ openBus, host, member, gate, locations, onBus, onTouched, events, signal }),
+    followBus({
+      openBus,
+      host,
+      member,
+      gate,
+      locations,
+      reporter,
+      onBus,
+      onTouched,
+      events,
+      signal,
+    }),
   )
 
   let lastPorts: readonly ShuttlePort[] = []
@@ -551,12 +595,14 @@ async function followBus(options: {
   readonly member: Member
   readonly gate: RowGate
   readonly locations: Locations
+  readonly reporter: ConnectionReporter
   readonly onBus: Dependency
   readonly onTouched: (touched: readonly RowsTouched[]) => void
   readonly events: Events
   readonly signal: AbortSignal
 }): Promise<void> {
-  const { openBus, host, member, gate, locations, onBus, onTouched, events, signal } = options
+  const { openBus, host, member, gate, locations, reporter, onBus, onTouched, events, signal } =
+    options
   const { hostId, rows, decisions, standing, rightsNowMs: nowMs } = host
   await using bus = await keepTrying(() => openBus(`forwarder-${hostId}`, signal))
   if (!bus) return
@@ -572,6 +618,7 @@ async function followBus(options: {
   await Promise.all([
     onBus.keepProbing((probe) => bus.ping(probe), signal),
     locations.run(bus, signal),
+    reporter.run(bus, signal),
     keepTrying(() => watchRows({ bus, hostId, rows, gate, nowMs, events, onTouched, signal })),
   ])
   unwatch()

@@ -3,8 +3,13 @@ import { join } from 'node:path'
 import { type Bucket, type Bus, buckets, hostRowKey } from '@weft/bus'
 import { type OwnCredentials, openCredentials } from '@weft/domain'
 import { generateIdentityKey, publicKeyOf, signStatement } from '@weft/identity'
-import { HostKind } from '@weft/proto/weftline/config/v1/records.ts'
-import { HostRow, SignedHostRow } from '@weft/proto/weftline/config/v1/rows.ts'
+import { HostKind, type Network } from '@weft/proto/weftline/config/v1/records.ts'
+import {
+  HostRow,
+  type PeerRow,
+  type SelfRow,
+  SignedHostRow,
+} from '@weft/proto/weftline/config/v1/rows.ts'
 import { ForwarderServiceService } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import type { Places } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { type Client, connect } from '@weft/rpc'
@@ -18,6 +23,7 @@ import {
   writeIdentityFolder,
 } from '@weft/testing'
 import type { Config } from '../src/config.ts'
+import type { SealingSwitches } from '../src/sealing.ts'
 import { type OpenBus, startOn } from '../src/service.ts'
 import { type ControlAddresses, FakeControl, network } from './fake-control.ts'
 import { FakeShuttle } from './fake-shuttle.ts'
@@ -51,6 +57,7 @@ export async function benchHost(
     readonly credentials: TestCredentials
     readonly busUrl: string
   },
+  sealing: SealingSwitches = { keyLogPath: '', offloadsOff: [], chacha20Only: false },
 ): Promise<BenchHost> {
   await using opened = new AsyncDisposableStack()
   const { path: folder } = opened.use(await temporaryFolder())
@@ -84,6 +91,7 @@ export async function benchHost(
     configAddress: undefined,
     resolverAddress: undefined,
     policyAddress: undefined,
+    sealing,
   }
   const places: Places = {
     config: [controlAddresses.config],
@@ -178,10 +186,10 @@ export class FakeController {
     return new FakeController(bucket, domain, revision)
   }
 
-  async network(): Promise<void> {
+  async network(change: Partial<Network> = {}): Promise<void> {
     await this.#put('network', network.id, {
       $case: 'network',
-      value: { network, tenantName: 'acme' },
+      value: { network: { ...network, ...change }, tenantName: 'acme' },
     })
   }
 
@@ -202,7 +210,12 @@ export class FakeController {
     })
   }
 
-  async peer(hostId: number, zoneId = 9, identityKey: Buffer = keyOfPeer(hostId)): Promise<void> {
+  async peer(
+    hostId: number,
+    zoneId = 9,
+    identityKey: Buffer = keyOfPeer(hostId),
+    change: Partial<PeerRow> = {},
+  ): Promise<void> {
     await this.#put('peer', hostId, {
       $case: 'peer',
       value: {
@@ -221,12 +234,15 @@ export class FakeController {
         tunnelKey: Buffer.alloc(0),
         capabilities: [],
         wireVersions: [],
+        tunnelStatement: undefined,
+        candidates: [],
+        ...change,
       },
     })
   }
 
   /** Written last: what was written before is all that there is. */
-  async self(): Promise<void> {
+  async self(change: Partial<SelfRow> = {}): Promise<void> {
     await this.#put('self', HOST_ID, {
       $case: 'self',
       value: {
@@ -239,6 +255,9 @@ export class FakeController {
             trusted: true,
           },
         ],
+        capabilities: [],
+        sealedPort: 61_820,
+        ...change,
       },
     })
   }

@@ -69,10 +69,12 @@ const authorise = authoriser({
 export class FakeControl {
   readonly #domain: TestDomain
   /** Of the host that reports. */
-  readonly #hostKey: Uint8Array
+  readonly hostKey: Buffer
   readonly endpoints: Map<number, Endpoint> = new Map()
   /** Where endpoints were reported. */
   readonly located: Map<number, { hostId: number; epoch: bigint; sequence: bigint }> = new Map()
+  /** By which two hosts are joined. */
+  carrier: Carrier = Carrier.CARRIER_VXLAN
   /** Pairs of hosts that share no trusted zone. */
   readonly apart: Set<number> = new Set()
   /** What is other than it should be in answers to an attach. */
@@ -81,9 +83,9 @@ export class FakeControl {
   #servers: Server[] = []
 
   /** `hostKey`: identity key of the only host whose reports it believes. */
-  constructor(domain: TestDomain, hostKey: Uint8Array) {
+  constructor(domain: TestDomain, hostKey: Buffer) {
     this.#domain = domain
-    this.#hostKey = hostKey
+    this.hostKey = hostKey
   }
 
   async listen(addresses: ControlAddresses): Promise<void> {
@@ -121,7 +123,7 @@ export class FakeControl {
       events.endpointReported.pattern(),
       { request: LocationReport, reply: LocationReportReply },
       (report) => {
-        verifyReport(report, this.#hostKey)
+        verifyReport(report, this.hostKey)
         const { endpointId, hostId, sequence, change } = report
         const before = this.located.get(endpointId)
         if (change === LocationChange.LOCATION_CHANGE_DETACHED) {
@@ -204,7 +206,7 @@ export class FakeControl {
       sourceEndpointId: sourceId,
       targetEndpointId: targetId,
       mechanism: isSame ? Mechanism.MECHANISM_SAME_HOST : Mechanism.MECHANISM_DIRECT,
-      carrier: isSame ? Carrier.CARRIER_NONE : Carrier.CARRIER_VXLAN,
+      carrier: isSame ? Carrier.CARRIER_NONE : this.carrier,
       targetHostId: target.hostId,
       targetEpoch: target.epoch,
     })

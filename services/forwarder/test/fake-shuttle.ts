@@ -1,11 +1,21 @@
-import { randomUUID } from 'node:crypto'
+import { createPrivateKey, randomUUID } from 'node:crypto'
 import {
   DeviceAlreadyAttachedError,
   InvalidArgumentError,
   NetnsMissingError,
   PortNotFoundError,
   RevisionConflictError,
+  UnavailableError,
+  UnimplementedError,
 } from '@weft/errors'
+import { publicKeyOf } from '@weft/identity'
+import { Carrier, Cipher, Offload } from '@weft/proto/weftline/common/v1/common.ts'
+import {
+  type ConfigureSealingRequest,
+  type SealedPeer,
+  SealingServiceService,
+  type WatchSealedResponse,
+} from '@weft/proto/weftline/shuttle/v1/sealing.ts'
 import {
   type Endpoint,
   type Flow,
@@ -29,8 +39,11 @@ import { Outbox } from '../src/outbox.ts'
 interface Tables {
   readonly networks: Map<number, Network>
   readonly endpoints: Map<number, Endpoint>
-  readonly peers: Map<number, Peer>
+  /** By host and carrier. */
+  readonly peers: Map<string, Peer>
 }
+
+type Sealing = Handlers<SealingServiceService>
 
 /** The shuttle's contract in memory: tables by revision, ports, flows that table changes void, misses that wait for answers. */
 export class FakeShuttle {
@@ -46,6 +59,12 @@ export class FakeShuttle {
   /** Endpoints with which no table is taken, for a reason that nobody knows. */
   readonly refused: Set<number> = new Set()
   readonly attachCalls: number[] = []
+  /** Whether it has the sealed transport. */
+  canSeal = true
+  /** What it was given for the sealed transport, the last one at the end. */
+  readonly configured: ConfigureSealingRequest[] = []
+  readonly #sealedWatchers: Set<Outbox<WatchSealedResponse>> = new Set()
+  #sealedSnapshot: WatchSealedResponse[] = [{ ...NOTHING_SAID, snapshotComplete: true }]
   readonly #changedAt: Map<number, bigint> = new Map()
   readonly #waiting: Map<string, (answer: Flow | 'unresolved') => void> = new Map()
   #misses: Outbox<HandleMissesResponse> | undefined
@@ -54,7 +73,10 @@ export class FakeShuttle {
   async listen(address: string): Promise<void> {
     this.#server = await serve({
       listen: [address],
-      services: [implement(ShuttleServiceService, this.#handlers(), GUARDED_BY_SOCKET)],
+      services: [
+        implement(ShuttleServiceService, this.#handlers(), GUARDED_BY_SOCKET),
+        implement(SealingServiceService, this.#sealing(), GUARDED_BY_SOCKET),
+      ],
       security: { kind: 'socket-mode' },
       log: createLogger({ service: 'fake-shuttle', level: 'silent' }),
     })
@@ -63,6 +85,7 @@ export class FakeShuttle {
   /** Ends the process; what the kernel has stays. */
   async stop(): Promise<void> {
     this.#misses?.close()
+    for (const watcher of this.#sealedWatchers) watcher.close()
     await this.#server?.[Symbol.asyncDispose]()
     this.#server = undefined
   }
@@ -85,6 +108,31 @@ export class FakeShuttle {
     })
   }
 
+  /** Who comes anew is told this first. */
+  startSealedWith(...chunks: readonly Partial<WatchSealedResponse>[]): void {
+    this.#sealedSnapshot = chunks.map((chunk) => ({ ...NOTHING_SAID, ...chunk }))
+  }
+
+  /** Tells those who watch the sealed peers. */
+  saySealed(said: Partial<WatchSealedResponse>): void {
+    const message = { ...NOTHING_SAID, snapshotComplete: true, ...said }
+    for (const watcher of this.#sealedWatchers) watcher.push(message)
+  }
+
+  get sealedWatcherCount(): number {
+    return this.#sealedWatchers.size
+  }
+
+  /** The peers that frames of the network may be sent to sealed. */
+  sealedPeers(): SealedPeer[] {
+    return [...this.tables.peers.values()].flatMap(({ sealed }) => (sealed ? [sealed] : []))
+  }
+
+  /** Whether anything goes to the host, by whichever carrier. */
+  hasPeer(hostId: number): boolean {
+    return [...this.tables.peers.values()].some((peer) => peer.hostId === hostId)
+  }
+
   get hasForwarder(): boolean {
     return this.#misses !== undefined
   }
@@ -94,7 +142,7 @@ export class FakeShuttle {
       getInfo: async () => {
         return {
           version: '0.1.0',
-          abi: 1,
+          abi: 2,
           instanceId: this.instanceId,
           tableRevision: this.revision,
           localHostId: 1,
@@ -169,6 +217,42 @@ export class FakeShuttle {
     }
   }
 
+  #sealing(): Sealing {
+    return {
+      configureSealing: async (request) => {
+        if (!this.canSeal) throw new UnimplementedError({ what: 'the sealed transport' })
+        this.configured.push(request)
+        const privateKey = createPrivateKey({
+          key: Buffer.concat([X25519_PKCS8, request.privateKey]),
+          format: 'der',
+          type: 'pkcs8',
+        })
+        return {
+          publicKey: publicKeyOf(privateKey),
+          listenPort: request.listenPort,
+          cipher: Cipher.CIPHER_AES_256_GCM,
+          speeds: [{ cipher: Cipher.CIPHER_AES_256_GCM, bytesPerSecond: 5_000_000_000n }],
+          offloads: [{ offload: Offload.OFFLOAD_UDP_GSO, inUse: false, reason: 'a probe failed' }],
+          keyLogged: request.keyLogPath !== '',
+        }
+      },
+      watchSealed: (_request, { signal }) => this.#watchSealed(signal),
+    }
+  }
+
+  async *#watchSealed(signal: AbortSignal): AsyncGenerator<WatchSealedResponse, void, undefined> {
+    if (this.configured.length === 0) throw new UnavailableError(NO_KEYS)
+    const watcher = new Outbox<WatchSealedResponse>()
+    signal.addEventListener('abort', () => watcher.close())
+    for (const chunk of this.#sealedSnapshot) watcher.push(chunk)
+    this.#sealedWatchers.add(watcher)
+    try {
+      yield* watcher
+    } finally {
+      this.#sealedWatchers.delete(watcher)
+    }
+  }
+
   async *#handOverMisses(
     requests: AsyncIterable<HandleMissesRequest>,
   ): AsyncGenerator<HandleMissesResponse, void, undefined> {
@@ -234,7 +318,7 @@ export class FakeShuttle {
     if (changedAt.some((revision) => revision > tableRevision)) return false
     if (
       flow.action === FlowAction.FLOW_ACTION_DIRECT &&
-      !this.tables.peers.has(flow.targetHostId)
+      !this.tables.peers.has(`${flow.targetHostId} ${flow.carrier}`)
     ) {
       return false
     }
@@ -270,7 +354,7 @@ export class FakeShuttle {
             endpoints: new Map(before.endpoints),
             peers: new Map(before.peers),
           }
-    for (const { change } of changes) {
+    for (const { change, deletePeerCarrier } of changes) {
       switch (change?.$case) {
         case 'putNetwork':
           next.networks.set(change.value.networkId, change.value)
@@ -285,10 +369,15 @@ export class FakeShuttle {
           next.endpoints.delete(change.value)
           break
         case 'putPeer':
-          next.peers.set(change.value.hostId, change.value)
+          next.peers.set(`${change.value.hostId} ${change.value.carrier}`, change.value)
           break
         case 'deletePeerHostId':
-          next.peers.delete(change.value)
+          for (const [key, { hostId, carrier }] of next.peers) {
+            const isAny = deletePeerCarrier === Carrier.CARRIER_UNSPECIFIED
+            if (hostId === change.value && (isAny || carrier === deletePeerCarrier)) {
+              next.peers.delete(key)
+            }
+          }
           break
         case undefined:
           throw new Error('a change of no kind')
@@ -306,6 +395,18 @@ export class FakeShuttle {
     this.revision = revision
     this.applied.push({ isReplace: base === 0n, changes: changes.length })
   }
+}
+
+/** A private key of RFC 8410 up to its 32 bytes. */
+const X25519_PKCS8 = Buffer.from('302e020100300506032b656e04220420', 'hex')
+const NO_KEYS = { service: 'shuttle', address: 'its socket', problem: 'it has no keys' }
+
+const NOTHING_SAID: WatchSealedResponse = {
+  connections: [],
+  goneHostIds: [],
+  observed: undefined,
+  snapshotComplete: false,
+  revision: 0n,
 }
 
 /** Of one network. */

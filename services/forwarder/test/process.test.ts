@@ -47,7 +47,7 @@ test('a forwarder that is killed comes back with its ports, and its host kept fo
       value: { path: '/run/netns/web', device: '', keepRoutes: false },
     },
   })
-  await eventually(() => host.shuttle.tables.peers.has(PEER_ID))
+  await eventually(() => host.shuttle.hasPeer(PEER_ID))
   const flow = await host.shuttle.miss(WEB, API)
   assert.equal(flow !== 'unresolved' && flow.action, FlowAction.FLOW_ACTION_DIRECT)
 

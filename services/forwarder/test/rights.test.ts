@@ -83,7 +83,7 @@ describe('believing rows', () => {
     await eventually(() => host.shuttle.tables.endpoints.has(15))
 
     assert.equal(host.shuttle.tables.endpoints.get(API)?.hostId, 3)
-    assert.equal(host.shuttle.tables.peers.has(PEER_ID), false)
+    assert.equal(host.shuttle.hasPeer(PEER_ID), false)
   })
 
   test('rows on disk are believed only as far as they are signed', async () => {
@@ -145,7 +145,7 @@ describe('the horizon', () => {
     await eventually(async () => (await readdir(host.config.stateFolder)).includes('rows'))
     await host.stop()
     hub.setReachable(false)
-    assert.equal(host.shuttle.tables.peers.has(PEER_ID), true)
+    assert.equal(host.shuttle.hasPeer(PEER_ID), true)
     await eventually(() => Date.now() > Number(horizonUnixMs))
 
     await host.start()
@@ -185,7 +185,7 @@ describe('the horizon', () => {
     await eventually(() => Date.now() > Number(horizonUnixMs) + 100)
 
     assert.equal(host.shuttle.applied.length, applied)
-    assert.equal(host.shuttle.tables.peers.has(PEER_ID), true)
+    assert.equal(host.shuttle.hasPeer(PEER_ID), true)
   })
 })
 
@@ -197,7 +197,7 @@ describe('a revoked peer', () => {
     const startedAtMs = performance.now()
 
     revoke(controlBus, host, 1n, keyOfPeer(PEER_ID))
-    await eventually(() => !host.shuttle.tables.peers.has(PEER_ID))
+    await eventually(() => !host.shuttle.hasPeer(PEER_ID))
     t.diagnostic(`dropped after ${Math.round(performance.now() - startedAtMs)} ms`)
 
     assert.equal(host.shuttle.tables.endpoints.has(API), false)
@@ -209,7 +209,7 @@ describe('a revoked peer', () => {
     await host.stop()
     await host.start()
     await eventually(async () => !(await host.client.getStatus({})).fromDisk)
-    assert.equal(host.shuttle.tables.peers.has(PEER_ID), false)
+    assert.equal(host.shuttle.hasPeer(PEER_ID), false)
     assert.equal(host.shuttle.tables.endpoints.has(API), false)
   })
 
@@ -217,11 +217,11 @@ describe('a revoked peer', () => {
     await using bench = await joinedBench()
     const { host, controlBus, controller } = bench
     revoke(controlBus, host, 1n, keyOfPeer(PEER_ID))
-    await eventually(() => !host.shuttle.tables.peers.has(PEER_ID))
+    await eventually(() => !host.shuttle.hasPeer(PEER_ID))
 
     await controller.peer(PEER_ID, 9, keyOfPeer(99))
 
-    await eventually(() => host.shuttle.tables.peers.has(PEER_ID))
+    await eventually(() => host.shuttle.hasPeer(PEER_ID))
     assert.equal(host.shuttle.tables.endpoints.get(API)?.hostId, PEER_ID)
   })
 
@@ -237,8 +237,8 @@ describe('a revoked peer', () => {
     await controller.endpoint(15, 'later', PEER_ID)
     await eventually(() => host.shuttle.tables.endpoints.has(15))
 
-    assert.equal(host.shuttle.tables.peers.has(PEER_ID), true)
-    assert.equal(host.shuttle.tables.peers.has(3), false)
+    assert.equal(host.shuttle.hasPeer(PEER_ID), true)
+    assert.equal(host.shuttle.hasPeer(3), false)
     assert.equal(host.shuttle.tables.endpoints.has(14), false)
   })
 })
@@ -289,7 +289,7 @@ async function joinedBench(options: { readonly horizonMs?: number } = {}): Promi
   })
   if (options.horizonMs !== undefined) controller.horizonMs = options.horizonMs
   await furnish(controller)
-  await eventually(() => host.shuttle.tables.peers.has(PEER_ID))
+  await eventually(() => host.shuttle.hasPeer(PEER_ID))
   await eventually(async () => !(await host.client.getStatus({})).fromDisk)
   const kept = opened.move()
   return {
@@ -353,7 +353,7 @@ async function endOf(host: BenchHost, endMs: number): Promise<void> {
   const earlyMs: number[] = []
   await eventually(() => {
     const { flows, tables } = host.shuttle
-    const isWhole = flows.size === 1 && tables.peers.has(PEER_ID) && tables.endpoints.has(API)
+    const isWhole = flows.size === 1 && host.shuttle.hasPeer(PEER_ID) && tables.endpoints.has(API)
     const leftMs = endMs - Date.now()
     if (!isWhole && leftMs > CLOCK_STEPS_MS) earlyMs.push(leftMs)
     return tables.peers.size === 0

@@ -596,7 +596,7 @@ async function joinedBench(): Promise<Bench> {
   await controller.self()
   await host.start()
   await attach(host)
-  await eventually(() => host.shuttle.tables.peers.has(PEER_ID) && host.shuttle.hasForwarder)
+  await eventually(() => host.shuttle.hasPeer(PEER_ID) && host.shuttle.hasForwarder)
   await eventually(async () => !(await host.client.getStatus({})).fromDisk)
   return bench
 }

@@ -6,6 +6,7 @@ import { events, hostRowKey, type MemoryBus, memoryBus } from '@weft/bus'
 import { writeTenantKeys } from '@weft/domain'
 import { TenantLockedError } from '@weft/errors'
 import { generateIdentityKey, publicKeyOf, signTenantStatement, verifyReport } from '@weft/identity'
+import { SelfRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
 import {
   Location,
@@ -229,7 +230,7 @@ async function lockedBench() {
       const key = hostRowKey(HOST_ID, 'self', HOST_ID)
       await controller.bucket.put(
         key,
-        controller.signed({ $case: 'self', value: { name, addresses: [] } }),
+        controller.signed({ $case: 'self', value: SelfRow.create({ name }) }),
       )
       await eventually(async () => (await host.client.getStatus({})).host === name)
     },

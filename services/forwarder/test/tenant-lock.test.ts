@@ -8,12 +8,15 @@ import {
   signReport,
   signStatement,
   signTenantStatement,
+  signTunnelKey,
 } from '@weft/identity'
+import { CARRIER_SEALED } from '@weft/net'
 import { Encryption, HostKind, Network } from '@weft/proto/weftline/config/v1/records.ts'
 import {
   EndpointRow,
   HostRow,
   PeerRow,
+  SelfRow,
   type SignedHostRow,
 } from '@weft/proto/weftline/config/v1/rows.ts'
 import { TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
@@ -54,8 +57,13 @@ const tenantKey = generateIdentityKey()
 const nextTenantKey = generateIdentityKey()
 const alphaKey = generateIdentityKey()
 const evilKey = generateIdentityKey()
-const alphaTunnel = publicKeyOf(generateTunnelKey())
-const evilTunnel = publicKeyOf(generateTunnelKey())
+const alphaTunnelKey = generateTunnelKey()
+const evilTunnelKey = generateTunnelKey()
+const alphaTunnel = publicKeyOf(alphaTunnelKey)
+const evilTunnel = publicKeyOf(evilTunnelKey)
+/** What each says of its own tunnel key. */
+const alphaSays = signTunnelKey(alphaTunnelKey, alphaKey)
+const evilSays = signTunnelKey(evilTunnelKey, evilKey)
 const NO_KEY = Buffer.alloc(0)
 
 type Row = NonNullable<HostRow['row']>
@@ -268,8 +276,31 @@ describe('whoever holds the directory’s key', () => {
     })
   }
 
+  test('has the links of a locked network sealed: only with the key of which the member itself says so', () => {
+    const sealing = { capabilities: [CARRIER_SEALED], tunnelStatement: alphaSays }
+    host.give(
+      {
+        $case: 'self',
+        value: SelfRow.create({ name: 'here', capabilities: [CARRIER_SEALED] }),
+      },
+      peer({ ...alpha, ...sealing }),
+    )
+    assert.deepEqual(host.seen().peers, [`${ALPHA}: ${RED} ${BLUE} sealed`])
+
+    // Both are of a host that config made up; the first one with the member's number.
+    for (const identity of [alpha.identityKey, publicKeyOf(evilKey)]) {
+      const forged = { tunnelKey: evilTunnel, tunnelStatement: evilSays, identityKey: identity }
+      host.give(peer({ ...alpha, ...sealing, ...forged }))
+      assert.deepEqual(
+        host.seen().peers.filter((text) => text.includes(` ${RED} `)),
+        [],
+      )
+    }
+  })
+
   test('makes any history of these: in vain', () => {
     const pool = [
+      ...sealedForgeries(),
       ...honest(),
       ...forgeries.flatMap(([, ...rows]) => rows),
       ...others.map(([, change]) => peer({ ...alpha, ...change })),
@@ -581,9 +612,10 @@ class LockedHost {
   readonly #gate = new RowGate(HERE, () => publicKeyOf(directoryKey), DOMAIN)
   readonly #table: SwitchTable
   readonly #networks = new Map<number, number>()
+  /** By host and carrier. */
   readonly #peers = new Map<
-    number,
-    { readonly remote: bigint; readonly networks: readonly number[] }
+    string,
+    { readonly hostId: number; readonly at: bigint | string; readonly networks: readonly number[] }
   >()
   readonly #endpoints = new Map<number, Endpoint>()
   #revision = 0n
@@ -595,6 +627,7 @@ class LockedHost {
     const blue = { ...redRecord(), id: BLUE, name: 'blue', vni: 78 }
     ports.set(portOf(OWN_BLUE, networkFromRecord(blue, 'other')))
     this.#table = new SwitchTable(HERE, this.rows, ports, this.locks)
+    this.#table.setSealing(true)
   }
 
   /** Rows as config writes them, each with the directory's signature. */
@@ -628,7 +661,10 @@ class LockedHost {
     this.#take()
     return {
       networks: [...this.#networks.keys()].sort((a, b) => a - b),
-      peers: [...this.#peers].map(([id, { networks }]) => `${id}: ${networks.join(' ')}`),
+      peers: [...this.#peers.values()].map(
+        ({ hostId, networks, at }) =>
+          `${hostId}: ${networks.join(' ')}${typeof at === 'string' ? ' sealed' : ''}`,
+      ),
       endpoints: [...this.#endpoints.keys()].sort((a, b) => a - b),
     }
   }
@@ -639,9 +675,10 @@ class LockedHost {
     assert.equal(this.#networks.get(RED) ?? RED_VNI, RED_VNI)
     const others = networks.filter((id) => id !== RED && id !== BLUE)
     assert.deepEqual(others, [])
-    const inRed = [...this.#peers].filter(([, peer]) => peer.networks.includes(RED))
-    for (const [id, { remote }] of inRed) {
-      assert.deepEqual([id, remote], [ALPHA, underlayValue(ALPHA)], peers.join())
+    const inRed = [...this.#peers.values()].filter((peer) => peer.networks.includes(RED))
+    for (const { hostId, at } of inRed) {
+      const expected = typeof at === 'string' ? alphaTunnel.toString('hex') : underlayValue(ALPHA)
+      assert.deepEqual([hostId, at], [ALPHA, expected], peers.join())
     }
     assert(
       endpoints.every((id) => id === OWN || id === OWN_BLUE || id === WEB || id === 40),
@@ -671,8 +708,10 @@ class LockedHost {
           this.#networks.set(change.value.id, change.value.vni)
           break
         case 'put-peer': {
-          const { hostId, remote, networkIds } = change.value
-          this.#peers.set(hostId, { remote: remote.value, networks: networkIds })
+          const { value } = change
+          const { hostId, networkIds: networks, carrier } = value
+          const at = value.carrier === 'vxlan' ? value.remote.value : value.tunnelKey
+          this.#peers.set(`${hostId} ${carrier}`, { hostId, at, networks })
           break
         }
         case 'put-endpoint':
@@ -682,7 +721,7 @@ class LockedHost {
           this.#networks.delete(change.id)
           break
         case 'delete-peer':
-          this.#peers.delete(change.id)
+          this.#peers.delete(`${change.id} ${change.carrier}`)
           break
         case 'delete-endpoint':
           this.#endpoints.delete(change.id)
@@ -724,7 +763,10 @@ function honest(): Row[] {
   return [
     statement(1, keyed(tenantKey), tenantKey, { number: 1n, notAfterUnixMs: 0n }),
     ...saidBy(tenantKey, 2n),
-    { $case: 'self', value: { name: 'here', addresses: [underlay(HERE)] } },
+    {
+      $case: 'self',
+      value: SelfRow.create({ name: 'here', addresses: [underlay(HERE)] }),
+    },
     network(RED, 'acme', 'red', RED_VNI),
     network(BLUE, 'other', 'blue', 78),
     peer(peerRow()),
@@ -838,6 +880,24 @@ function peerRow(): PeerRow {
     identityKey: publicKeyOf(alphaKey),
     tunnelKey: alphaTunnel,
   })
+}
+
+/** Rows in which everything can be sealed, to the member and to others with keys of their own. */
+function sealedForgeries(): Row[] {
+  const capabilities = [CARRIER_SEALED]
+  const addresses = [underlay(HERE)]
+  const lies: readonly Partial<PeerRow>[] = [
+    { tunnelStatement: alphaSays },
+    { tunnelStatement: evilSays },
+    { tunnelKey: evilTunnel, tunnelStatement: evilSays },
+    { tunnelKey: evilTunnel, tunnelStatement: evilSays, identityKey: publicKeyOf(evilKey) },
+    { tunnelStatement: signTunnelKey(alphaTunnelKey, evilKey), identityKey: publicKeyOf(evilKey) },
+  ]
+  return [
+    { $case: 'self', value: SelfRow.create({ name: 'here', addresses, capabilities }) },
+    ...lies.map((lie) => peer({ ...peerRow(), capabilities, ...lie })),
+    ...lies.map((lie) => peer({ ...peerRow(), hostId: EVIL, capabilities, ...lie })),
+  ]
 }
 
 function evilPeer(): Row {

@@ -1,6 +1,6 @@
 import { keyTokens } from '@weft/bus'
 import { InvalidArgumentError } from '@weft/errors'
-import { ipFromBytes, ipToBytes } from '@weft/net'
+import { CARRIER_SEALED, ipFromBytes, ipToBytes } from '@weft/net'
 import { Carrier, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   Encryption,
@@ -47,6 +47,7 @@ export function itemFromRecord({ kind }: RecordMessage): ConfigItem | undefined 
 
 function hostFromMessage(message: HostMessage): Host {
   const { id, name, kind, underlayAddresses, identityKey, revokedAtUnixMs } = message
+  const hasTunnelKey = message.tunnelKey.length > 0 && message.tunnelStatement !== undefined
   const addresses = underlayAddresses.flatMap(({ address, zoneId }) => {
     const parsed = ipFromBytes(address)
     return parsed === undefined ? [] : [{ address: parsed, zoneId }]
@@ -58,6 +59,7 @@ function hostFromMessage(message: HostMessage): Host {
     identityKey,
     isRevoked: revokedAtUnixMs > 0n,
     addresses,
+    canSeal: hasTunnelKey && message.capabilities.includes(CARRIER_SEALED),
   }
 }
 
@@ -124,6 +126,7 @@ const carrierNumbers = { vxlan: Carrier.CARRIER_VXLAN, sealed: Carrier.CARRIER_S
 export function connectionToMessage(connection: Connection): ConnectionMessage {
   const { source, target, network, sourceHost, targetHost, targetEpoch } = connection
   const isDirect = connection.mechanism === 'direct'
+  const isPlain = isDirect && connection.carrier === 'vxlan'
   return {
     sourceEndpointId: source.id,
     targetEndpointId: target.id,
@@ -132,8 +135,8 @@ export function connectionToMessage(connection: Connection): ConnectionMessage {
     vni: network.vni,
     sourceHostId: sourceHost.id,
     targetHostId: targetHost.id,
-    sourceAddress: isDirect ? ipToBytes(connection.sourceAddress) : NO_ADDRESS,
-    targetAddress: isDirect ? ipToBytes(connection.targetAddress) : NO_ADDRESS,
+    sourceAddress: isPlain ? ipToBytes(connection.sourceAddress) : NO_ADDRESS,
+    targetAddress: isPlain ? ipToBytes(connection.targetAddress) : NO_ADDRESS,
     targetMac: target.mac,
     mtuBytes: network.mtuBytes,
     targetEpoch,

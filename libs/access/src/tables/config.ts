@@ -42,6 +42,8 @@ export const configAccess: AccessTable<ConfigServiceService> = {
   listHosts: { users: readsWhatIsTheirs },
   updateHost: { users: runsTheDomain },
   deleteHost: { users: runsTheDomain },
+  // Where hosts are, and how much goes between them, is nothing for tenants.
+  listHostConnections: { users: { roles: ['operator', 'auditor'], scope: 'domain' } },
 
   createNetwork: { users: { roles: ['subscriber'], scope: tenantNamedIn } },
   getNetwork: { users: { roles: ['subscriber', 'auditor'], scope: tenantNamedIn } },

@@ -1,14 +1,52 @@
-import { NotEnrolledError, UnavailableError } from '@weft/errors'
+import {
+  InvalidArgumentError,
+  NotEnrolledError,
+  PermissionDeniedError,
+  UnavailableError,
+  UnimplementedError,
+} from '@weft/errors'
 import { formatIpAddress } from '@weft/net'
-import type { CacheStatus, Host, HostAddress, HostKind, HostStatus } from '@weft/sdk'
+import type {
+  CacheStatus,
+  Host,
+  HostAddress,
+  HostKind,
+  HostStatus,
+  ReportedConnection,
+  SealingStatus,
+  SocketAddress,
+  Weft,
+} from '@weft/sdk'
 import type { Command } from 'commander'
-import { checkName, collect, collectLabels, parseHostAddress } from '../arguments.ts'
+import {
+  checkName,
+  collect,
+  collectLabels,
+  parseHostAddress,
+  parseSocketAddress,
+  wholeNumber,
+} from '../arguments.ts'
 import { fieldsView, formatDuration, sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
 import { confirm } from '../secrets.ts'
 import type { Session } from '../session.ts'
-import { addressText, labelText, removedView, storedFields } from '../views.ts'
+import {
+  addressText,
+  byteText,
+  labelText,
+  openText,
+  rateText,
+  removedView,
+  socketText,
+  storedFields,
+} from '../views.ts'
 import { IDENTITY_DEFAULT } from './join.ts'
+
+interface SetOptions {
+  readonly address?: HostAddress[]
+  readonly sealedPort?: number
+  readonly candidate?: SocketAddress[]
+}
 
 interface AddOptions {
   readonly address: HostAddress[]
@@ -78,13 +116,19 @@ export function registerHost(program: Command, act: Act): void {
     .action(
       act(async (session, name: string) => {
         const record = await (await session.weft()).hosts.get(name)
-        const status = await statusOf(session, record)
-        return fieldsView({ ...record, status }, [
+        const [status, open] = await Promise.all([
+          statusOf(session, record),
+          reportedOf(session, record),
+        ])
+        return fieldsView({ ...record, status, open }, [
           ...storedFields(record),
           ['kind', record.kind],
           ['addresses', hostAddressText(record)],
+          ['capabilities', record.capabilities.join(', ')],
+          ['sealed at', record.kind === 'weft' ? listenerText(record) : ''],
           ['revoked', record.revokedAt?.toISOString() ?? ''],
           ['horizon', record.horizon?.toISOString() ?? ''],
+          ...(open === undefined ? [] : openFields(open)),
           ...(status === undefined ? [] : statusFields(status)),
         ])
       }),
@@ -92,20 +136,51 @@ export function registerHost(program: Command, act: Act): void {
 
   host
     .command('set <name>')
-    .description("replace a host's underlay addresses")
-    .requiredOption(
+    .description("replace a host's underlay addresses, or where its sealed transport is reached")
+    .option(
       '--address <address@zone>',
       'underlay address; may be repeated',
       collect(parseHostAddress),
     )
-    .addHelpText('after', '\nExample:\n  weft host set alpha --address 192.0.2.12@rack-7\n')
+    .option(
+      '--sealed-port <port>',
+      'UDP port of its sealed transport',
+      wholeNumber('sealed-port', 1, 65_535),
+    )
+    .option(
+      '--candidate <address:port>',
+      'another address at which packets come to that port; may be repeated, and replaces all',
+      collect(parseSocketAddress),
+    )
+    .addHelpText(
+      'after',
+      '\nExamples:\n  weft host set alpha --address 192.0.2.12@rack-7\n  weft host set alpha --sealed-port 4500 --candidate 203.0.113.7:4500\n',
+    )
     .action(
-      act(async (session, name: string, options: { address: HostAddress[] }) => {
-        const changed = await (await session.weft()).hosts.update({
+      act(async (session, name: string, options: SetOptions) => {
+        const { hosts } = await session.weft()
+        const { address, sealedPort, candidate } = options
+        const isAboutListener = sealedPort !== undefined || candidate !== undefined
+        if (address === undefined && !isAboutListener) {
+          const problem = 'nothing is said that is to be another way'
+          const remedy = 'say --address, --sealed-port or --candidate'
+          throw new InvalidArgumentError({ field: 'options', problem, remedy })
+        }
+        const before = isAboutListener ? (await hosts.get(name)).sealedListener : undefined
+        const changed = await hosts.update({
           name,
-          addresses: options.address,
+          ...(address && { addresses: address }),
+          ...(before && {
+            sealedListener: {
+              port: sealedPort ?? before.port,
+              configured: candidate ?? before.configured,
+            },
+          }),
         })
-        return sentenceView(changed, `host ${name} has ${hostAddressText(changed)} now`)
+        return sentenceView(
+          changed,
+          `host ${name} has ${hostAddressText(changed)} now, and is sealed to at ${listenerText(changed)}`,
+        )
       }),
     )
 
@@ -188,6 +263,52 @@ async function statusOf(session: Session, record: Host): Promise<HostStatus | un
   }
 }
 
+/** What the host said of its open connections. Undefined for who may not see it, and where nobody keeps it. */
+async function reportedOf(session: Session, { kind, name }: Host): Promise<Reported | undefined> {
+  if (kind !== 'weft') return undefined
+  try {
+    return await (await session.weft()).hosts.connections(name)
+  } catch (error) {
+    if (error instanceof PermissionDeniedError || error instanceof UnimplementedError) {
+      return undefined
+    }
+    throw error
+  }
+}
+
+type Reported = Awaited<ReturnType<Weft['hosts']['connections']>>
+
+function openFields({ connections, observed }: Reported): [string, string][] {
+  return [
+    ['seen at', observed.map(socketText).join(', ')],
+    ...connections.map((connection): [string, string] => [
+      `to ${connection.host || connection.hostId}`,
+      reportedText(connection),
+    ]),
+  ]
+}
+
+function reportedText(connection: ReportedConnection): string {
+  const { carrier, endpoint, rttUs, lossPpm, pathMtuBytes, cipher, ageMs } = connection
+  const parts = [
+    `${carrier} ${openText(connection)}${endpoint ? ` at ${socketText(endpoint)}` : ''}`,
+    rttUs === undefined ? '' : `RTT ${(rttUs / 1000).toFixed(2)} ms`,
+    lossPpm === undefined ? '' : `loss ${rateText(lossPpm)}`,
+    pathMtuBytes === undefined ? '' : `path MTU ${pathMtuBytes}`,
+    carrier === 'vxlan'
+      ? ''
+      : `${byteText(connection.sentBytes)} sent, ${byteText(connection.receivedBytes)} received`,
+    cipher ?? '',
+    `said ${formatDuration(ageMs)} ago`,
+  ]
+  return parts.filter((part) => part !== '').join(', ')
+}
+
+function listenerText({ addresses, sealedListener: { port, configured } }: Host): string {
+  const own = addresses.map(({ address }) => socketText({ address, port }))
+  return [...new Set([...own, ...configured.map(socketText)])].join(', ') || `port ${port}`
+}
+
 function statusFields(status: HostStatus): [string, string][] {
   const caches = [cacheText(status.resolutions), cacheText(status.decisions)] as const
   return [
@@ -199,6 +320,8 @@ function statusFields(status: HostStatus): [string, string][] {
       'holds',
       `${status.networks} networks, ${status.endpoints} endpoints, ${status.peers} peers, ${status.ports} ports, ${status.flows} flows`,
     ],
+    ['connections', connectionCountText(status)],
+    ['sealing', sealingText(status.sealing)],
     ['resolutions', caches[0]],
     ['decisions', caches[1]],
     ...status.underlayDevices.map((device): [string, string] => [
@@ -209,6 +332,40 @@ function statusFields(status: HostStatus): [string, string][] {
       dependency.name,
       `${dependency.health} at ${dependency.address}, answered ${formatDuration(dependency.ageMs)} ago${dependency.error && `: ${dependency.error}`}`,
     ]),
+  ]
+}
+
+/** `3 sealed open, 1 vxlan open`. */
+export function connectionCountText({ openConnections }: HostStatus): string {
+  return Object.entries(openConnections)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, count]) => `${count} ${name}`)
+    .join(', ')
+}
+
+/** Empty on a host that does not seal. */
+function sealingText(sealing: SealingStatus | undefined): string {
+  if (sealing === undefined) return ''
+  if (!sealing.available) return `no: ${sealing.problem}`
+  const speeds = sealing.speeds.map(
+    ({ cipher, bytesPerSecond }) => `${cipher ?? 'a cipher'} at ${byteText(bytesPerSecond)}/s`,
+  )
+  return [
+    `on UDP port ${sealing.listenPort}, offers ${sealing.cipher ?? 'no cipher'}`,
+    speeds.length === 0 ? '' : `measured ${speeds.join(', ')}`,
+    ...sealingCaveats(sealing),
+  ]
+    .filter((part) => part !== '')
+    .join('; ')
+}
+
+/** What is slower, or less safe, than it could be. */
+export function sealingCaveats({ offloads, keyLogged }: SealingStatus): string[] {
+  return [
+    ...(keyLogged ? ['KEYS ARE LOGGED: whoever reads the file reads all traffic'] : []),
+    ...offloads
+      .filter(({ inUse }) => !inUse)
+      .map(({ offload, reason }) => `without ${offload}${reason && ` (${reason})`}`),
   ]
 }
 

@@ -3,10 +3,16 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { ExitCode, InvalidArgumentError } from '@weft/errors'
 import type { TenantKeyPin } from '@weft/identity'
-import { ipToBytes } from '@weft/net'
-import type { HostAddress } from '@weft/sdk'
+import { HOST_CAPABILITIES, ipToBytes, SEALED_PORT_DEFAULT } from '@weft/net'
+import type { HostAddress, SocketAddress } from '@weft/sdk'
 import type { Command } from 'commander'
-import { checkName, collect, parseJoinAddress, wholeNumber } from '../arguments.ts'
+import {
+  checkName,
+  collect,
+  parseJoinAddress,
+  parseSocketAddress,
+  wholeNumber,
+} from '../arguments.ts'
 import { sentenceView } from '../output.ts'
 import type { Act } from '../program.ts'
 import { warnOfClock } from '../report.ts'
@@ -27,6 +33,9 @@ interface JoinOptions {
   readonly identity: string
   readonly owner?: number
   readonly tenantKeys?: string
+  readonly sealedPort?: number
+  readonly candidate?: SocketAddress[]
+  readonly capability?: string[]
 }
 
 export function registerJoin(program: Command, act: Act): void {
@@ -52,6 +61,21 @@ export function registerJoin(program: Command, act: Act): void {
       '--tenant-keys <file>',
       'lines of weft tenant show: keys of locked tenants that are trusted from the start',
     )
+    .option(
+      '--sealed-port <port>',
+      `UDP port of the sealed transport; ${SEALED_PORT_DEFAULT} if not given`,
+      wholeNumber('sealed-port', 1, 65_535),
+    )
+    .option(
+      '--candidate <address:port>',
+      'another address at which packets come to that port, for example of a NAT; may be repeated',
+      collect(parseSocketAddress),
+    )
+    .option(
+      '--capability <name>',
+      `what the data plane can do; may be repeated; ${HOST_CAPABILITIES.join(', ') || 'none'} if not given`,
+      collect(String),
+    )
     .addHelpText(
       'after',
       '\nKeys are made here, and their private parts stay here. Nothing is said before the fingerprint is right.\n\nExample:\n  weft join --control control.example:7004 --token-file token --fingerprint sha256:... --address 192.0.2.11\n',
@@ -72,8 +96,9 @@ export function registerJoin(program: Command, act: Act): void {
             address: ipToBytes(address),
             zone,
           })),
-          capabilities: [],
+          capabilities: options.capability ?? HOST_CAPABILITIES,
           wireVersions: [],
+          ...sealedListenerOf(options),
           ...(pins.length > 0 && { tenantKeys: pins }),
           ...(options.owner !== undefined && { ownerUid: options.owner }),
         })
@@ -113,6 +138,17 @@ export function registerJoin(program: Command, act: Act): void {
         )
       }),
     )
+}
+
+/** Where the sealed transport listens, if that is said. */
+function sealedListenerOf({ sealedPort, candidate = [] }: JoinOptions) {
+  if (sealedPort === undefined && candidate.length === 0) return {}
+  const configured = candidate.map(({ address, port }) => ({
+    address: ipToBytes(address),
+    port,
+    kind: 0 as const,
+  }))
+  return { sealedListener: { port: sealedPort ?? 0, configured } }
 }
 
 /** Read before anything is done, so that a mistake in the file costs no token. */

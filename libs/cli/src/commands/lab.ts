@@ -25,7 +25,7 @@ export function registerLab(program: Command, act: Act): void {
   lab
     .command('up')
     .description('start a lab; it is removed at the end, or stays with --detach')
-    .option('-t, --topology <topology>', 'routed, pair, or a file', 'routed')
+    .option('-t, --topology <topology>', 'routed, pair, nat, or a file', 'routed')
     .option('-d, --detach', 'leave it running', false)
     .option('--name <name>', NAME_HELP, DEFAULT_LAB)
     .addHelpText('after', '\nExamples:\n  weft lab up\n  weft lab up --topology pair --detach\n')

@@ -1,4 +1,11 @@
-import { MTU_MAX_BYTES, MTU_MIN_V4_BYTES, type Prefix, VNI_MAX, VNI_MIN } from '@weft/net'
+import {
+  LINK_ENCRYPTION_DEFAULT,
+  MTU_MAX_BYTES,
+  MTU_MIN_V4_BYTES,
+  type Prefix,
+  VNI_MAX,
+  VNI_MIN,
+} from '@weft/net'
 import type { Encryption, Network } from '@weft/sdk'
 import { type Command, Option } from 'commander'
 import {
@@ -42,15 +49,15 @@ export function registerNetwork(program: Command, act: Act): void {
       wholeNumber('vni', VNI_MIN, VNI_MAX),
     )
     .addOption(
-      new Option('--encryption <which>', 'links that must be encrypted').choices([
-        'outside-trusted-zones',
-        'required',
-      ]),
+      new Option(
+        '--encryption <which>',
+        `links that must be encrypted: all, or those that leave a trusted zone; ${LINK_ENCRYPTION_DEFAULT} if not given`,
+      ).choices(['outside-trusted-zones', 'required']),
     )
     .option('--label <key=value>', 'a label; may be repeated', collectLabels)
     .addHelpText(
       'after',
-      '\nExamples:\n  weft network create blue --prefix 10.20.0.0/16 --prefix fd20::/64\n  weft network create acme/red --prefix 10.20.0.0/16 --mtu 1400\n',
+      '\nExamples:\n  weft network create blue --prefix 10.20.0.0/16 --prefix fd20::/64\n  weft network create acme/red --prefix 10.20.0.0/16 --mtu 1400\n  weft network create vault --prefix 10.30.0.0/16 --encryption required\n',
     )
     .action(
       act(async (session, name: string, options: CreateOptions) => {
@@ -88,6 +95,7 @@ export function registerNetwork(program: Command, act: Act): void {
             { title: 'VNI', value: (row) => String(row.vni) },
             { title: 'PREFIXES', value: (row) => prefixText(row.prefixes) },
             { title: 'MTU', value: (row) => String(row.mtuBytes) },
+            { title: 'ENCRYPTION', value: (row) => row.encryption },
             { title: 'LABELS', value: (row) => labelText(row.labels) },
           ],
           'no networks; add one: weft network create NAME --prefix PREFIX',

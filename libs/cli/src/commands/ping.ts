@@ -5,6 +5,7 @@ import type { Command } from 'commander'
 import { parseDurationMs, wholeNumber } from '../arguments.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
+import { whyApart } from '../views.ts'
 
 interface PingOptions {
   readonly count: number
@@ -42,19 +43,31 @@ export function registerPing(program: Command, act: Act): void {
         }
         const weft = await session.weft()
         const isKnown = Object.hasOwn(weft.context.hosts, source.host)
-        const replies = weft.host(isKnown ? source.host : undefined).ping({
+        const onHost = weft.host(isKnown ? source.host : undefined)
+        const replies = onHost.ping({
           tenant: source.tenant,
           network: source.network,
           source: source.name,
-          target,
+          target: target.address,
           count: options.count,
           intervalMs: options.interval,
           timeoutMs: options.timeout,
           payloadBytes: options.size,
         })
-        return await show(session, formatIpAddress(target), replies)
+        const why = async (): Promise<string | undefined> => {
+          const connections = await onHost.listOpenConnections()
+          const to = connections.filter(({ host }) => host === target.host)
+          return to.map(whyApart).find((text) => text !== undefined)
+        }
+        return await show(session, formatIpAddress(target.address), replies, why)
       }),
     )
+}
+
+interface Target {
+  readonly address: IpAddress
+  /** Undefined for an address that was typed. */
+  readonly host: string | undefined
 }
 
 /** The address of an endpoint of the source's network, or the address that was typed. */
@@ -63,9 +76,9 @@ async function targetOf(
   source: Endpoint,
   text: string,
   isV6: boolean,
-): Promise<IpAddress> {
+): Promise<Target> {
   const typed = parseIpAddress(text)
-  if (typed !== undefined) return typed
+  if (typed !== undefined) return { address: typed, host: undefined }
   const isBare = !text.includes('/')
   const target = await session.endpoint(
     text,
@@ -81,7 +94,7 @@ async function targetOf(
   const family = isV6 ? 6 : 4
   const address =
     target.addresses.find((candidate) => candidate.family === family) ?? target.addresses[0]
-  if (address !== undefined) return address
+  if (address !== undefined) return { address, host: target.host }
   throw new InvalidArgumentError({ field: 'target', problem: `${target.name} has no address` })
 }
 
@@ -89,6 +102,7 @@ async function show(
   session: Session,
   target: string,
   replies: AsyncIterable<PingReply>,
+  why: () => Promise<string | undefined>,
 ): Promise<number> {
   const isTable = session.options.output === 'table'
   const all: PingReply[] = []
@@ -111,7 +125,11 @@ async function show(
     .map((ms) => ms?.toFixed(3))
     .join(' / ')
   const text = `${summary.sent} sent, ${summary.answered} answered${sorted.length > 0 ? `; least / median / most ${numbers} ms` : ''}\n`
-  await session.print({ data: { target, replies: all, summary }, text: () => text })
+  const reason = sorted.length > 0 ? undefined : await why()
+  await session.print({
+    data: { target, replies: all, summary, ...(reason && { reason }) },
+    text: () => (reason ? `${text}${reason}\n` : text),
+  })
   return sorted.length > 0 ? ExitCode.Ok : ExitCode.Unavailable
 }
 

@@ -5,7 +5,7 @@ import type { Paint } from '../io.ts'
 import { formatDuration, renderTable } from '../output.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
-import { tableText } from './host.ts'
+import { connectionCountText, sealingCaveats, tableText } from './host.ts'
 
 /** What answered, or why it did not. */
 type Answer<T> = { readonly value: T } | { readonly problem: string }
@@ -92,17 +92,31 @@ function hostLines(name: string, answer: Answer<HostStatus>): Line[] {
   if ('problem' in answer) return [{ what: name, health: 'gone', detail: answer.problem }]
   const status = answer.value
   const stale = status.dependencies.filter((dependency) => dependency.health !== 'ok')
+  const counts = connectionCountText(status)
   const summary = {
     what: name,
     health: stale.length === 0 && !status.fromDisk ? 'ok' : 'stale',
-    detail: `${status.ports} ports, ${status.flows} flows; tables of ${tableText(status)}`,
+    detail: `${status.ports} ports, ${status.flows} flows${counts && `, to other hosts ${counts}`}; tables of ${tableText(status)}`,
   }
   const details = stale.map((dependency) => ({
     what: `  ${dependency.name}`,
     health: dependency.health,
     detail: `no answer from ${dependency.address} for ${formatDuration(dependency.ageMs)}${dependency.error && `: ${dependency.error}`}`,
   }))
-  return [summary, ...details]
+  return [summary, ...sealingLines(status), ...details]
+}
+
+/** What is amiss with the sealed transport of a host, and what it falls back to. */
+function sealingLines({ sealing }: HostStatus): Line[] {
+  if (sealing === undefined) return []
+  const what = '  sealing'
+  if (!sealing.available) {
+    const detail = `${sealing.problem}; nothing is sent plain instead`
+    return [{ what, health: 'gone', detail }]
+  }
+  const caveats = sealingCaveats(sealing)
+  const health = sealing.keyLogged ? 'unsafe' : 'reduced'
+  return caveats.length === 0 ? [] : [{ what, health, detail: caveats.join('; ') }]
 }
 
 async function answerOf<T>(ask: () => Promise<T>): Promise<Answer<T>> {

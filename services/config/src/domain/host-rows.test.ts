@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { UpdateHostRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   type Endpoint,
   type Host,
@@ -9,10 +10,12 @@ import {
 import type { HostRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { Membership, TenantStatement } from '@weft/proto/weftline/identity/v1/tenant_lock.ts'
+import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
 import fc from 'fast-check'
 import type { Write } from './database.ts'
 import { HostRows, type RowKey } from './host-rows.ts'
 import { Locations } from './locations.ts'
+import { OpenConnections } from './open-connections.ts'
 import { deleteEndpoint, releaseEndpoint } from './requests/endpoints.ts'
 import { deleteHost, updateHost } from './requests/hosts.ts'
 import { updateZone } from './requests/zones.ts'
@@ -163,7 +166,7 @@ test('rows that are kept by changes equal rows that are derived from scratch, fo
             const addresses = flag
               ? [{ address: ip(`198.51.100.${hostIndex + 1}`), zone: 'lab' }]
               : []
-            const request = { idempotencyKey: '', name: host.name, addresses, expectedRevision: 0n }
+            const request = UpdateHostRequest.create({ name: host.name, addresses })
             world.run(updateHost(database, request, world.caller()))
           })
         } else if (kind === 'trust') {
@@ -330,6 +333,49 @@ test('a network or tenant that is written again reaches the hosts that have it',
   assert(row?.$case === 'network')
   assert.equal(row.value.network?.mtuBytes, 1400)
   assert.equal(row.value.tenantName, 'renamed')
+})
+
+test('a peer is told by its own places first, then by configured and observed ones, each once', () => {
+  const world = new TestWorld()
+  world.tenant('acme')
+  world.zone('lab')
+  world.network('acme/blue', '10.20.0.0/24')
+  const connections = new OpenConnections()
+  const rows = new HostRows(world.database, new Locations(), connections)
+  const own = Array.from({ length: 14 }, (_, index) => `192.0.2.${index + 1}@lab`)
+  const alpha = world.host('alpha', own)
+  const beta = world.host('beta', ['198.51.100.1@lab'])
+  for (const host of [alpha, beta]) {
+    world.assign(world.endpoint(`acme/blue/${host.name}`), host)
+  }
+  const place = (text: string, port: number) => ({ address: ip(text), port, kind: 2 as const })
+  const sealedListener = {
+    port: 4_501,
+    configured: [place('203.0.113.7', 4_500), place('192.0.2.1', 4_501)],
+  }
+  const record = { ...alpha, tunnelStatement: Signed.create({}), sealedListener }
+  world.run({ write: { kind: 'host', id: alpha.id, record }, result })
+  const observed = [place('203.0.113.7', 4_500), place('203.0.113.9', 4_000)]
+  const report = ConnectionReport.create({ hostId: alpha.id, sentAtUnixMs: 1n })
+  connections.take({ ...report, observed }, 0)
+  const visited: RowKey[] = []
+  rows.affectedByObserved(alpha.id, (key) => visited.push(key))
+
+  assert(
+    visited.some(
+      ({ hostId, kind, id }) => hostId === beta.id && kind === 'peer' && id === alpha.id,
+    ),
+  )
+  const row = rows.row({ hostId: beta.id, kind: 'peer', id: alpha.id })?.row
+  assert(row?.$case === 'peer')
+  const places = row.value.candidates.map(({ address, port }) => `${address.at(3)}:${port}`)
+  assert(places.length <= 16)
+  assert.equal(new Set(places).size, places.length)
+  assert.deepEqual(places.slice(0, 2), ['1:4501', '2:4501'])
+  assert.deepEqual(places.slice(-2), ['7:4500', '9:4000'])
+  const back = rows.row({ hostId: alpha.id, kind: 'peer', id: beta.id })?.row
+  // Of its tunnel key nobody has said anything.
+  assert(back?.$case === 'peer' && back.value.candidates.length === 0)
 })
 
 test('a change touches only the rows that it concerns', () => {

@@ -1,8 +1,11 @@
+import { CANDIDATES_MAX, SEALED_PORT_DEFAULT } from '@weft/net'
+import { type Candidate, CandidateKind } from '@weft/proto/weftline/common/v1/common.ts'
 import type { Host } from '@weft/proto/weftline/config/v1/records.ts'
 import { HostKind } from '@weft/proto/weftline/config/v1/records.ts'
 import type { EndpointRow, HostRow, PeerAddress } from '@weft/proto/weftline/config/v1/rows.ts'
 import type { Change, Database } from './database.ts'
 import type { Locations, Observation } from './locations.ts'
+import { OpenConnections } from './open-connections.ts'
 import { contentOf, networkOf } from './tenant-locks.ts'
 
 /** In the order in which they are written: what a row refers to is there before it, and `self` says that a host's rows are complete. */
@@ -29,10 +32,16 @@ type Visit = (key: RowKey) => void
 export class HostRows {
   readonly #database: Database
   readonly #locations: Locations
+  readonly #connections: OpenConnections
 
-  constructor(database: Database, locations: Locations) {
+  constructor(
+    database: Database,
+    locations: Locations,
+    connections: OpenConnections = new OpenConnections(),
+  ) {
     this.#database = database
     this.#locations = locations
+    this.#connections = connections
   }
 
   /** The row as it has to be now, or undefined if there has to be none. Whoever hands it out says until when it holds. */
@@ -124,13 +133,23 @@ export class HostRows {
     if (endpoint) this.#endpointRows(endpoint.networkId, endpointId, visit)
   }
 
+  /** The same for a host that others see elsewhere than before. */
+  affectedByObserved(hostId: number, visit: Visit): void {
+    this.#hostRows(hostId, visit)
+  }
+
   #content(host: Host, { kind, id }: RowKey): HostRow['row'] | undefined {
     const database = this.#database
     switch (kind) {
       case 'self':
         return {
           $case: 'self',
-          value: { name: host.name, addresses: this.#peerAddresses(host) },
+          value: {
+            name: host.name,
+            addresses: this.#peerAddresses(host),
+            capabilities: host.capabilities,
+            sealedPort: sealedPortOf(host),
+          },
         }
       case 'statement': {
         const statement = this.#hasStatement(host.id, id) && database.statement(id)?.statement
@@ -179,6 +198,8 @@ export class HostRows {
             tunnelKey: peer.tunnelKey,
             capabilities: peer.capabilities,
             wireVersions: peer.wireVersions,
+            tunnelStatement: peer.tunnelStatement,
+            candidates: this.#candidates(peer),
           },
         }
       }
@@ -238,6 +259,25 @@ export class HostRows {
       const zone = this.#database.zone(zoneId)
       return { address, zoneId, zoneName: zone?.name ?? '', trusted: zone?.trusted ?? false }
     })
+  }
+
+  /** Where the sealed transport of a host may be reached: at first its own addresses, each place once. */
+  #candidates(host: Host): Candidate[] {
+    if (host.tunnelStatement === undefined) return []
+    const port = sealedPortOf(host)
+    const others = [
+      ...(host.sealedListener?.configured ?? []),
+      ...this.#connections.observed(host.id),
+    ]
+    const own = host.underlayAddresses
+      .slice(0, CANDIDATES_MAX - others.length)
+      .map(({ address }) => ({ address, port, kind: CandidateKind.CANDIDATE_KIND_OWN }))
+    const places = new Map<string, Candidate>()
+    for (const candidate of [...own, ...others]) {
+      const place = `${candidate.address.toString('hex')}:${candidate.port}`
+      if (!places.has(place)) places.set(place, candidate)
+    }
+    return [...places.values()]
   }
 
   #networkRows(networkId: number, visit: Visit): void {
@@ -312,6 +352,10 @@ export class HostRows {
       visit({ hostId, kind: 'endpoint', id })
     }
   }
+}
+
+function sealedPortOf({ sealedListener }: Host): number {
+  return sealedListener?.port || SEALED_PORT_DEFAULT
 }
 
 function getsRows(host: Host): boolean {

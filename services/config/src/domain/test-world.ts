@@ -7,6 +7,7 @@ import {
   CreateNetworkRequest,
 } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
+  Encryption,
   type Endpoint,
   type Host,
   HostKind,
@@ -84,6 +85,7 @@ export class TestWorld {
     const request = CreateNetworkRequest.create({
       name: networkName(path),
       prefixes: prefixes.map(prefix),
+      encryption: Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES,
     })
     return this.run(createNetwork(this.database, request, this.caller()))
   }

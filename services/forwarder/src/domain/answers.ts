@@ -116,8 +116,13 @@ export class Answers {
       own.kind === 'joined' &&
       own.targetEpoch > resolution.targetEpoch
     if (resolution?.kind !== 'joined' || isBehind) return this.#fromOwnRows(own)
-    // The data plane takes no flow to where its own tables do not have the target.
-    if (own.kind !== 'joined' || own.targetHostId !== resolution.targetHostId) {
+    // The data plane takes no flow to where its own tables do not have the target; and whether a link may be plain nobody
+    // else decides.
+    if (
+      own.kind !== 'joined' ||
+      own.targetHostId !== resolution.targetHostId ||
+      own.carrier !== resolution.carrier
+    ) {
       return { kind: 'wait' }
     }
     return { kind: 'action', action: actionOf(resolution), isOwn: false }

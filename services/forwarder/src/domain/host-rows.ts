@@ -1,3 +1,4 @@
+import type { IpAddress } from '@weft/net'
 import { isEqual } from './equal.ts'
 import {
   type Endpoint,
@@ -294,4 +295,9 @@ export class HostRows {
 
 function keyOf(kind: RowKind, id: number): string {
   return `${kind}.${id}`
+}
+
+/** The underlay addresses of this host, as far as it knows them. */
+export function ownAddresses({ self }: Pick<HostRows, 'self'>): IpAddress[] {
+  return (self?.addresses ?? []).map(({ address }) => address)
 }

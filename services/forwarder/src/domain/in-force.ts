@@ -56,7 +56,7 @@ function deletionOf(entry: Put): TableChange {
     case 'put-endpoint':
       return { kind: 'delete-endpoint', id: entry.value.id }
     case 'put-peer':
-      return { kind: 'delete-peer', id: entry.value.hostId }
+      return { kind: 'delete-peer', id: entry.value.hostId, carrier: entry.value.carrier }
   }
 }
 
@@ -67,12 +67,12 @@ function keyOf(change: TableChange): string {
     case 'put-endpoint':
       return `endpoint ${change.value.id}`
     case 'put-peer':
-      return `peer ${change.value.hostId}`
+      return `peer ${change.value.hostId} ${change.value.carrier}`
     case 'delete-network':
       return `network ${change.id}`
     case 'delete-endpoint':
       return `endpoint ${change.id}`
     case 'delete-peer':
-      return `peer ${change.id}`
+      return `peer ${change.id} ${change.carrier}`
   }
 }

@@ -1,4 +1,11 @@
-import type { IpAddress, LinkEncryption, MacAddress, Prefix, UnderlayAddress } from '@weft/net'
+import type {
+  Candidate,
+  IpAddress,
+  LinkEncryption,
+  MacAddress,
+  Prefix,
+  UnderlayAddress,
+} from '@weft/net'
 
 /** A virtual layer-2 segment that has an endpoint at this host. */
 export interface Network {
@@ -51,6 +58,18 @@ export interface Peer {
   readonly identityKey: string
   /** X25519 public key in hexadecimal digits; empty for a host that is not enrolled. */
   readonly tunnelKey?: string
+  /** Undefined for a host that cannot seal, or of which nobody knows a tunnel key by its own word. */
+  readonly sealing?: PeerSealing
+}
+
+/** What is needed to seal what goes to a host. Keys are X25519, in hexadecimal digits. */
+export interface PeerSealing {
+  /** By the word of the host itself: signed with its identity key. */
+  readonly tunnelKey: string
+  /** The key before, from which it is heard until then (milliseconds since 1970). */
+  readonly previous: { readonly tunnelKey: string; readonly untilMs: number } | undefined
+  /** Where it may be, best first. */
+  readonly candidates: readonly Candidate[]
 }
 
 /** An underlay address with the name of its zone. */
@@ -62,6 +81,10 @@ export interface PeerAddress extends UnderlayAddress {
 export interface Self {
   readonly name: string
   readonly addresses: readonly PeerAddress[]
+  /** Its record has the capability. */
+  readonly canSeal: boolean
+  /** UDP port on which its sealed transport is to listen. */
+  readonly sealedPort: number
 }
 
 /** What somebody says as a tenant. The signature is right; whether it is the tenant's is not judged yet. */

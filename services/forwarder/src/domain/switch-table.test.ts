@@ -107,7 +107,7 @@ describe('the switch table', () => {
 
     assert.deepEqual(world.table.takeChanges(), [
       { kind: 'delete-endpoint', id: 20 },
-      { kind: 'delete-peer', id: 2 },
+      { kind: 'delete-peer', id: 2, carrier: 'vxlan' },
     ])
   })
 

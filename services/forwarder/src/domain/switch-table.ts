@@ -1,4 +1,10 @@
-import { type CarrierChoice, carrierBetween, gatewayAddress, type IpAddress } from '@weft/net'
+import {
+  type Candidate,
+  type CarrierChoice,
+  carrierBetween,
+  gatewayAddress,
+  type IpAddress,
+} from '@weft/net'
 import { Holders } from './holders.ts'
 import type { HostRows, RowsTouched } from './host-rows.ts'
 import type { Ports } from './ports.ts'
@@ -14,23 +20,40 @@ export interface NetworkEntry {
   readonly gatewayV6: IpAddress | undefined
 }
 
-/** Another host as the data plane has it. */
-export interface PeerEntry {
+/** Another host as the data plane has it: one entry for each carrier that goes there. */
+export type PeerEntry = VxlanPeer | SealedPeer
+
+interface PeerNetworks {
   readonly hostId: number
-  readonly carrier: 'vxlan' | 'sealed'
-  readonly local: IpAddress
-  readonly remote: IpAddress
-  readonly isForeign: boolean
   /** The networks that both hosts have and whose frames may take this carrier, in ascending order. */
   readonly networkIds: readonly number[]
 }
+
+export interface VxlanPeer extends PeerNetworks {
+  readonly carrier: 'vxlan'
+  readonly local: IpAddress
+  readonly remote: IpAddress
+  readonly isForeign: boolean
+}
+
+export interface SealedPeer extends PeerNetworks {
+  readonly carrier: 'sealed'
+  /** X25519 public key in hexadecimal digits. */
+  readonly tunnelKey: string
+  /** The one before, from which it is heard as well; empty for none. */
+  readonly previousTunnelKey: string
+  readonly candidates: readonly Candidate[]
+}
+
+type PeerCarrier = PeerEntry['carrier']
+const PEER_CARRIERS: readonly PeerCarrier[] = ['vxlan', 'sealed']
 
 export type TableChange =
   | { readonly kind: 'put-network'; readonly value: NetworkEntry }
   | { readonly kind: 'put-peer'; readonly value: PeerEntry }
   | { readonly kind: 'put-endpoint'; readonly value: Endpoint }
   | { readonly kind: 'delete-endpoint'; readonly id: number }
-  | { readonly kind: 'delete-peer'; readonly id: number }
+  | { readonly kind: 'delete-peer'; readonly id: number; readonly carrier: PeerCarrier }
   | { readonly kind: 'delete-network'; readonly id: number }
 
 /** How a pair of endpoints is joined, as far as this host's own rows say. */
@@ -70,8 +93,13 @@ export class SwitchTable {
   readonly #taken = {
     networks: new Set<number>(),
     endpoints: new Set<number>(),
-    peers: new Set<number>(),
+    /** By host. */
+    peers: new Map<number, readonly PeerEntry[]>(),
   }
+  /** The data plane has keys, and seals. */
+  #isSealing = false
+  /** The time by which former tunnel keys end, in milliseconds since 1970. */
+  #nowMs = 0
   /** Of VNIs the networks, of MACs the endpoints: the data plane takes no table in which two have the same. */
   readonly #holders = { networks: new Holders(), endpoints: new Holders() }
   /** What lost to another: 1 where its row is passed over, 2 where also what is attached here is. */
@@ -123,6 +151,27 @@ export class SwitchTable {
       endpoints: this.#taken.endpoints.size,
       peers: this.#taken.peers.size,
     }
+  }
+
+  /** Every other host as it was taken last, by carrier. */
+  *peerEntries(): Generator<PeerEntry, void, undefined> {
+    for (const entries of this.#taken.peers.values()) yield* entries
+  }
+
+  /** Says whether the data plane seals. Without it no host is reached by the sealed carrier, and none by a plain one instead. */
+  setSealing(isSealing: boolean): void {
+    if (this.#isSealing === isSealing) return
+    this.#isSealing = isSealing
+    for (const hostId of this.#rows.peers.keys()) this.#dirty.peers.add(hostId)
+  }
+
+  /** Has the former tunnel keys of peers end whose time has come. */
+  endTunnelKeys(nowMs: number): void {
+    for (const [hostId, { value }] of this.#rows.peers) {
+      const untilMs = value.sealing?.previous?.untilMs ?? 0
+      if (untilMs > this.#nowMs && untilMs <= nowMs) this.#dirty.peers.add(hostId)
+    }
+    this.#nowMs = nowMs
   }
 
   /** A network that counts: one that the rows have, or that something attached here is in. */
@@ -233,10 +282,15 @@ export class SwitchTable {
       note(this.#taken.networks, id, network)
     }
     for (const id of this.#dirty.peers) {
-      const peer = this.#peerEntry(id)
-      if (peer) puts.push({ kind: 'put-peer', value: peer })
-      else if (this.#taken.peers.has(id)) deletes.unshift({ kind: 'delete-peer', id })
-      note(this.#taken.peers, id, peer)
+      const before = this.#taken.peers.get(id) ?? []
+      const entries = this.#peerEntriesOf(id)
+      for (const value of entries) puts.push({ kind: 'put-peer', value })
+      for (const { carrier } of before) {
+        if (entries.some((entry) => entry.carrier === carrier)) continue
+        deletes.unshift({ kind: 'delete-peer', id, carrier })
+      }
+      if (entries.length > 0) this.#taken.peers.set(id, entries)
+      else this.#taken.peers.delete(id)
     }
     for (const id of this.#dirty.endpoints) {
       const endpoint = this.endpoint(id)
@@ -288,8 +342,12 @@ export class SwitchTable {
 
   /** Undefined if the network's tenant is locked, and does not let the peer be in it there. */
   #choose(network: Network, peer: Peer): CarrierChoice | undefined {
-    const { addresses = [] } = this.#rows.self ?? {}
-    const choice = carrierBetween(addresses, peer.addresses, network.encryption)
+    const { addresses = [], canSeal = false } = this.#rows.self ?? {}
+    const choice = carrierBetween(
+      { addresses, canSeal: canSeal && this.#isSealing },
+      { addresses: peer.addresses, canSeal: peer.sealing !== undefined },
+      network.encryption,
+    )
     const plainTo = choice.carrier === 'vxlan' ? choice.remote : undefined
     return this.#locks.isMember(network, peer, plainTo) ? choice : undefined
   }
@@ -388,26 +446,35 @@ export class SwitchTable {
     }
   }
 
-  #peerEntry(hostId: number): PeerEntry | undefined {
+  #peerEntriesOf(hostId: number): PeerEntry[] {
     const peer = this.peer(hostId)
-    if (!peer) return undefined
-    let entry: Omit<PeerEntry, 'networkIds'> | undefined
-    const networkIds: number[] = []
+    if (!peer) return []
+    const found: { choice: Exclude<CarrierChoice, { carrier: 'refused' }>; networkId: number }[] =
+      []
     for (const networkId of this.#members.get(hostId)?.keys() ?? []) {
       const network = this.network(networkId)
-      if (!network) continue
-      const choice = this.#choose(network, peer)
-      if (choice === undefined || choice.carrier === 'refused') continue
-      entry = {
-        hostId,
-        carrier: choice.carrier,
-        local: choice.local,
-        remote: choice.remote,
-        isForeign: peer.isForeign,
-      }
-      networkIds.push(networkId)
+      const choice = network && this.#choose(network, peer)
+      if (choice && choice.carrier !== 'refused') found.push({ choice, networkId })
     }
-    return entry && { ...entry, networkIds: networkIds.sort((a, b) => a - b) }
+    return PEER_CARRIERS.flatMap((carrier) => {
+      const taking = found.filter(({ choice }) => choice.carrier === carrier)
+      const [first] = taking
+      if (!first) return []
+      const networkIds = taking.map(({ networkId }) => networkId).sort((a, b) => a - b)
+      return this.#peerEntry(peer, first.choice, networkIds)
+    })
+  }
+
+  #peerEntry(
+    { hostId, isForeign, sealing }: Peer,
+    choice: Exclude<CarrierChoice, { carrier: 'refused' }>,
+    networkIds: readonly number[],
+  ): PeerEntry[] {
+    if (choice.carrier === 'vxlan') return [{ hostId, ...choice, isForeign, networkIds }]
+    if (!sealing) return []
+    const { tunnelKey, previous, candidates } = sealing
+    const previousTunnelKey = previous && previous.untilMs > this.#nowMs ? previous.tunnelKey : ''
+    return [{ hostId, carrier: 'sealed', tunnelKey, previousTunnelKey, candidates, networkIds }]
   }
 
   #touchAll(): void {

@@ -1,4 +1,4 @@
-import type { IpAddress, LinkEncryption, UnderlayAddress } from '@weft/net'
+import type { IpAddress, LinkEncryption, LinkEnd } from '@weft/net'
 
 /** What the resolver needs to know of the VN database, record by record. */
 export interface Zone {
@@ -17,6 +17,8 @@ export interface Host {
   /** Its key is void. */
   readonly isRevoked: boolean
   readonly addresses: readonly { readonly address: IpAddress; readonly zoneId: number }[]
+  /** It has a tunnel key, and a data plane with the sealed carrier. */
+  readonly canSeal: boolean
 }
 
 export interface Network {
@@ -56,7 +58,7 @@ export class ConfigView {
   readonly endpoints: Map<number, Endpoint> = new Map<number, Endpoint>()
   /** 0 until anything was read. */
   revision = 0n
-  readonly #underlays = new Map<number, readonly UnderlayAddress[]>()
+  readonly #linkEnds = new Map<number, LinkEnd>()
   /** Endpoints. */
   readonly #unreadable = new Set<number>()
 
@@ -64,11 +66,11 @@ export class ConfigView {
     switch (item.kind) {
       case 'zone':
         this.zones.set(item.value.id, item.value)
-        this.#underlays.clear()
+        this.#linkEnds.clear()
         break
       case 'host':
         this.hosts.set(item.value.id, item.value)
-        this.#underlays.delete(item.value.id)
+        this.#linkEnds.delete(item.value.id)
         break
       case 'network':
         this.networks.set(item.value.id, item.value)
@@ -84,11 +86,11 @@ export class ConfigView {
     switch (kind) {
       case 'zone':
         this.zones.delete(id)
-        this.#underlays.clear()
+        this.#linkEnds.clear()
         break
       case 'host':
         this.hosts.delete(id)
-        this.#underlays.delete(id)
+        this.#linkEnds.delete(id)
         break
       case 'network':
         this.networks.delete(id)
@@ -116,16 +118,17 @@ export class ConfigView {
     return BigInt(endpointId) <= this.revision
   }
 
-  /** A host's addresses with what their zones promise. An address in a zone that is not known is not trusted. */
-  underlayOf(host: Host): readonly UnderlayAddress[] {
-    const known = this.#underlays.get(host.id)
+  /** A host as an end of a link. An address in a zone that is not known is not trusted. */
+  linkEndOf(host: Host): LinkEnd {
+    const known = this.#linkEnds.get(host.id)
     if (known !== undefined) return known
-    const underlay = host.addresses.map(({ address, zoneId }) => ({
+    const addresses = host.addresses.map(({ address, zoneId }) => ({
       address,
       zoneId,
       trusted: this.zones.get(zoneId)?.trusted ?? false,
     }))
-    this.#underlays.set(host.id, underlay)
-    return underlay
+    const end = { addresses, canSeal: host.canSeal }
+    this.#linkEnds.set(host.id, end)
+    return end
   }
 }

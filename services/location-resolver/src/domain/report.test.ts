@@ -190,6 +190,7 @@ function configWith(endpoint: Partial<Endpoint>): ConfigView {
     identityKey: Buffer.alloc(32),
     isRevoked: false,
     addresses: [],
+    canSeal: false,
   }
   config.put({ kind: 'host', value: { id: alpha, name: 'alpha', ...unremarkable } })
   config.put({ kind: 'host', value: { id: beta, name: 'beta', ...unremarkable } })

@@ -81,6 +81,35 @@ test('a network that demands encryption is refused between hosts, and works on o
   assert.equal(resolve(config, locations, web, db).mechanism, 'same-host')
 })
 
+test('a network that demands encryption is joined by the sealed carrier where both hosts have it', () => {
+  const { config, locations } = world()
+  config.put({ kind: 'network', value: { ...network, encryption: 'required' } })
+  place(config, locations, { id: web, hostId: alpha })
+  place(config, locations, { id: api, hostId: beta })
+  config.put({ kind: 'host', value: host({ id: alpha, name: 'alpha', canSeal: true }) })
+  assert.throws(() => resolve(config, locations, web, api), EncryptionUnavailableError)
+
+  config.put({ kind: 'host', value: host({ id: beta, name: 'beta', canSeal: true }) })
+
+  assert.deepEqual(wayOf(resolve(config, locations, web, api)), {
+    mechanism: 'direct',
+    carrier: 'sealed',
+  })
+})
+
+test('hosts without a common trusted zone are joined by the sealed carrier if they have it', () => {
+  const { config, locations } = world()
+  config.put({ kind: 'zone', value: { id: zone, name: 'dc', trusted: false } })
+  place(config, locations, { id: web, hostId: alpha })
+  place(config, locations, { id: api, hostId: beta })
+  config.put({ kind: 'host', value: host({ id: alpha, name: 'alpha', canSeal: true }) })
+  config.put({ kind: 'host', value: host({ id: beta, name: 'beta', canSeal: true }) })
+
+  const connection = resolve(config, locations, web, api)
+  assert(connection.mechanism === 'direct')
+  assert.equal(connection.carrier, 'sealed')
+})
+
 test('endpoints of different networks are refused', () => {
   const { config, locations } = world()
   place(config, locations, { id: web, hostId: alpha })
@@ -163,8 +192,8 @@ test('in any fleet both ends choose the same way, and only between addresses of 
         assert.deepEqual([there, back], ['no-common-trusted-zone', 'no-common-trusted-zone'])
         return
       }
-      assert(typeof there === 'object' && there.mechanism === 'direct')
-      assert(typeof back === 'object' && back.mechanism === 'direct')
+      assert(typeof there === 'object' && 'sourceAddress' in there)
+      assert(typeof back === 'object' && 'sourceAddress' in back)
       const { sourceAddress, targetAddress } = there
       assert.deepEqual(back, {
         ...there,
@@ -207,7 +236,7 @@ function world(): { config: ConfigView; locations: LocationTable } {
 function host(some: Pick<Host, 'id' | 'name'> & Partial<Host>): Host {
   const addresses = [{ address: ip('192.0.2.9'), zoneId: zone }]
   const identityKey = Buffer.alloc(32)
-  return { isForeign: false, identityKey, isRevoked: false, addresses, ...some }
+  return { isForeign: false, identityKey, isRevoked: false, addresses, canSeal: false, ...some }
 }
 
 function endpoint(some: Pick<Endpoint, 'id'> & Partial<Endpoint>): Endpoint {
@@ -240,14 +269,21 @@ function place(
   locations.put(location)
 }
 
-type Way = Pick<Extract<Connection, { mechanism: 'direct' }>, 'mechanism' | 'carrier'> & {
-  readonly sourceAddress: unknown
-  readonly targetAddress: unknown
-}
+type Way =
+  | { readonly mechanism: 'same-host' }
+  | { readonly mechanism: 'direct'; readonly carrier: 'sealed' }
+  | {
+      readonly mechanism: 'direct'
+      readonly carrier: 'vxlan'
+      readonly sourceAddress: unknown
+      readonly targetAddress: unknown
+    }
 
-function wayOf(connection: Connection): Way | { mechanism: 'same-host' } {
-  if (connection.mechanism === 'same-host') return { mechanism: 'same-host' }
-  const { mechanism, carrier, sourceAddress, targetAddress } = connection
+function wayOf(connection: Connection): Way {
+  const { mechanism } = connection
+  if (mechanism === 'same-host') return { mechanism }
+  if (connection.carrier === 'sealed') return { mechanism, carrier: 'sealed' }
+  const { carrier, sourceAddress, targetAddress } = connection
   return { mechanism, carrier, sourceAddress, targetAddress }
 }
 
@@ -256,7 +292,7 @@ function tryResolve(
   locations: LocationTable,
   source: number,
   target: number,
-): Way | { mechanism: 'same-host' } | string {
+): Way | string {
   try {
     return wayOf(resolve(config, locations, source, target))
   } catch (error) {

@@ -23,10 +23,11 @@ export type Connection = {
   | { readonly mechanism: 'same-host' }
   | {
       readonly mechanism: 'direct'
-      readonly carrier: 'vxlan' | 'sealed'
+      readonly carrier: 'vxlan'
       readonly sourceAddress: IpAddress
       readonly targetAddress: IpAddress
     }
+  | { readonly mechanism: 'direct'; readonly carrier: 'sealed' }
 )
 
 /**
@@ -73,8 +74,8 @@ export function resolve(
   if (sourceHost.id === targetHost.id) return { ...ends, mechanism: 'same-host' }
 
   const choice = carrierBetween(
-    config.underlayOf(sourceHost),
-    config.underlayOf(targetHost),
+    config.linkEndOf(sourceHost),
+    config.linkEndOf(targetHost),
     network.encryption,
   )
   if (choice.carrier === 'refused') {
@@ -83,13 +84,10 @@ export function resolve(
       ? new EncryptionUnavailableError({ network: network.name, ...hosts })
       : new NoCommonTrustedZoneError(hosts)
   }
-  return {
-    ...ends,
-    mechanism: 'direct',
-    carrier: choice.carrier,
-    sourceAddress: choice.local,
-    targetAddress: choice.remote,
-  }
+  const mechanism = 'direct'
+  if (choice.carrier === 'sealed') return { ...ends, mechanism, carrier: 'sealed' }
+  const { local: sourceAddress, remote: targetAddress } = choice
+  return { ...ends, mechanism, carrier: 'vxlan', sourceAddress, targetAddress }
 }
 
 function endpointOf(config: ConfigView, id: number): Endpoint {

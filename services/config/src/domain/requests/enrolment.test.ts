@@ -496,6 +496,7 @@ function joining({ id }: { readonly id: number }, fields: Partial<JoinClaim> = {
     addresses: [],
     capabilities: ['carrier-vxlan'],
     wireVersions: [1],
+    sealedListener: undefined,
     ...fields,
   }
   return join(world.database, claim, world.caller())
@@ -534,6 +535,7 @@ function keys(number: number) {
     identity: key(number),
     tunnel: Buffer.alloc(32, 100 + number),
     bus: `U${letters.padEnd(55, 'A')}`,
+    tunnelStatement: undefined,
   }
 }
 

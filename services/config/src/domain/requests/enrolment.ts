@@ -14,13 +14,14 @@ import type { HostAddress } from '@weft/proto/weftline/config/v1/config_service.
 import {
   type Host,
   HostKind,
+  type SealedListener,
   type Token,
   type User,
 } from '@weft/proto/weftline/config/v1/records.ts'
 import type { PublicKeys } from '@weft/proto/weftline/identity/v1/identity.ts'
 import type { Database } from '../database.ts'
 import { limits } from '../limits.ts'
-import { checkDataPlane, deleteHost, underlayAddresses } from './hosts.ts'
+import { checkDataPlane, deleteHost, sealedListenerOf, underlayAddresses } from './hosts.ts'
 import {
   answer,
   answering,
@@ -68,6 +69,7 @@ export interface JoinClaim extends Claim {
   readonly addresses: readonly HostAddress[]
   readonly capabilities: string[]
   readonly wireVersions: number[]
+  readonly sealedListener: SealedListener | undefined
 }
 
 /** What a user says who logs in. */
@@ -124,6 +126,7 @@ export function join(database: Database, claim: JoinClaim, caller: Caller): Plan
     underlayAddresses: underlayAddresses(database, id, inZoneOf(database, token, claim.addresses)),
     identityKey: keys.identity,
     tunnelKey: keys.tunnel,
+    tunnelStatement: keys.tunnelStatement,
     busKey: keys.bus,
     capabilities: claim.capabilities,
     wireVersions: claim.wireVersions,
@@ -131,6 +134,7 @@ export function join(database: Database, claim: JoinClaim, caller: Caller): Plan
     tenantIds: token.tenantIds,
     horizonUnixMs: BigInt(caller.nowUnixMs + HORIZON_MS),
     revokedAtUnixMs: 0n,
+    sealedListener: sealedListenerOf(claim.sealedListener),
     meta: createdMeta(database, caller, token.hostLabels),
   })
 }
@@ -278,6 +282,7 @@ function rotated(
     ...host,
     identityKey: keys.identity,
     tunnelKey: keys.tunnel,
+    tunnelStatement: keys.tunnelStatement,
     busKey: keys.bus,
     meta: rewrittenMeta(host.meta, caller),
   })

@@ -11,7 +11,10 @@ import {
   ZoneInUseError,
   ZoneNotFoundError,
 } from '@weft/errors'
-import { CreateHostRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
+import {
+  CreateHostRequest,
+  UpdateHostRequest,
+} from '@weft/proto/weftline/config/v1/config_service.ts'
 import { ip, TestWorld } from '../test-world.ts'
 import { createHost, deleteHost, updateHost } from './hosts.ts'
 import { deleteTenant } from './tenants.ts'
@@ -30,12 +33,8 @@ function create(fields: Partial<CreateHostRequest>): ReturnType<typeof createHos
 }
 
 function update(name: string, address: string, expectedRevision = 0n) {
-  const request = {
-    idempotencyKey: '',
-    name,
-    addresses: [{ address: ip(address), zone: 'lab' }],
-    expectedRevision,
-  }
+  const addresses = [{ address: ip(address), zone: 'lab' }]
+  const request = UpdateHostRequest.create({ name, addresses, expectedRevision })
   return updateHost(world.database, request, world.caller())
 }
 
@@ -85,6 +84,37 @@ test('an update replaces the addresses, keeps the rest, and frees what was given
   world.host('beta', ['192.0.2.1@lab'])
   assert.throws(() => update('alpha', '192.0.2.1'), UnderlayAddressTakenError)
   assert.throws(() => update('alpha', '192.0.2.4', before.meta?.revision), RevisionConflictError)
+})
+
+test('a host says where its sealed transport listens, and keeps its addresses when only that changes', () => {
+  const before = world.host('alpha', ['192.0.2.1@lab'])
+  assert.equal(before.sealedListener, undefined)
+  const configured = [{ address: ip('203.0.113.7'), port: 4_500, kind: 0 as const }]
+  const request = { name: 'alpha', sealedListener: { port: 4_501, configured } }
+
+  const after = world.run(
+    updateHost(world.database, UpdateHostRequest.create(request), world.caller()),
+  )
+
+  assert.equal(after.sealedListener?.port, 4_501)
+  assert.equal(after.sealedListener.configured[0]?.kind, 2)
+  assert.deepEqual(after.underlayAddresses, before.underlayAddresses)
+  assert.deepEqual(world.run(update('alpha', '192.0.2.3')).sealedListener, after.sealedListener)
+})
+
+test('ports and places where no sealed transport can be are refused', () => {
+  const at = (text: string, port = 4_500) => ({ address: ip(text), port, kind: 0 as const })
+  const refused = [
+    { port: 70_000, configured: [] },
+    { port: 0, configured: [at('203.0.113.7', 0)] },
+    { port: 0, configured: [at('203.0.113.7', 65_536)] },
+    { port: 0, configured: [at('224.0.0.1')] },
+    { port: 0, configured: [at('fe80::1')] },
+    { port: 0, configured: Array.from({ length: 9 }, (_, index) => at(`203.0.113.${index}`)) },
+  ]
+  for (const sealedListener of refused) {
+    assert.throws(() => create({ sealedListener }), JSON.stringify(sealedListener))
+  }
 })
 
 test('what is in use is not removed: host with endpoints, zone with hosts, tenant with networks', () => {

@@ -7,7 +7,15 @@ import {
   LimitReachedError,
   UnderlayAddressTakenError,
 } from '@weft/errors'
-import { formatIpAddress, type IpAddress, ipFromBytes, isUnicastAddress } from '@weft/net'
+import {
+  CONFIGURED_CANDIDATES_MAX,
+  formatIpAddress,
+  type IpAddress,
+  ipFromBytes,
+  isPort,
+  isUnicastAddress,
+} from '@weft/net'
+import { CandidateKind } from '@weft/proto/weftline/common/v1/common.ts'
 import type {
   CreateHostRequest,
   DeleteHostRequest,
@@ -19,6 +27,7 @@ import type {
 import {
   type Host,
   HostKind,
+  type SealedListener,
   type UnderlayAddress,
 } from '@weft/proto/weftline/config/v1/records.ts'
 import type { Database } from '../database.ts'
@@ -71,22 +80,28 @@ export function createHost(
     tenantIds: [],
     horizonUnixMs: 0n,
     revokedAtUnixMs: 0n,
+    tunnelStatement: undefined,
+    sealedListener: sealedListenerOf(request.sealedListener),
     meta: createdMeta(database, caller, request.labels),
   })
 }
 
 export function updateHost(
   database: Database,
-  { name, addresses, expectedRevision }: UpdateHostRequest,
+  { name, addresses, sealedListener, expectedRevision }: UpdateHostRequest,
   caller: Caller,
 ): Plan<Host> {
   const earlier = repeated(database, caller, 'host', (host) => host.name === name)
   if (earlier) return answer(earlier)
   const host = hostNamed(database, name)
   checkRevision(`host ${name}`, host.meta, expectedRevision)
+  const areAddressesKept = sealedListener !== undefined && addresses.length === 0
   return put('host', host.id, {
     ...host,
-    underlayAddresses: underlayAddresses(database, host.id, addresses),
+    underlayAddresses: areAddressesKept
+      ? host.underlayAddresses
+      : underlayAddresses(database, host.id, addresses),
+    sealedListener: sealedListener ? sealedListenerOf(sealedListener) : host.sealedListener,
     meta: rewrittenMeta(host.meta, caller),
   })
 }
@@ -200,6 +215,33 @@ export function checkDataPlane({
     }
   }
   checkCount('wire_versions', wireVersions, limits.wireVersionsPerHost)
+}
+
+/** Where a host's sealed transport listens, as it is stored. Throws for ports and addresses that are none. */
+export function sealedListenerOf(wanted: SealedListener | undefined): SealedListener | undefined {
+  if (!wanted) return undefined
+  const { port, configured } = wanted
+  if (port !== 0) checkPort('sealed_listener.port', port)
+  checkCount('sealed_listener.configured', configured, CONFIGURED_CANDIDATES_MAX)
+  return {
+    port,
+    configured: configured.map(({ address: bytes, port: mapped }) => {
+      const address = ipFromBytes(bytes)
+      if (!address || !isUnderlayAddress(address)) {
+        throw new InvalidAddressError({
+          address: address ? formatIpAddress(address) : bytes.toString('hex'),
+          problem: 'the sealed transport is reached at a unicast address that is not link-local',
+        })
+      }
+      checkPort('sealed_listener.configured.port', mapped)
+      return { address: bytes, port: mapped, kind: CandidateKind.CANDIDATE_KIND_CONFIGURED }
+    }),
+  }
+}
+
+function checkPort(field: string, port: number): void {
+  if (isPort(port)) return
+  throw new InvalidArgumentError({ field, problem: `${port} is no UDP port, 1 to 65535` })
 }
 
 /** A revoked host releases nothing any more: what is assigned to it is free for others. */

@@ -14,6 +14,7 @@ import {
   TenantNotFoundError,
   VniTakenError,
 } from '@weft/errors'
+import { LINK_ENCRYPTION_DEFAULT } from '@weft/net'
 import { CreateNetworkRequest } from '@weft/proto/weftline/config/v1/config_service.ts'
 import { limits } from '../limits.ts'
 import { networkName, prefix, TestWorld } from '../test-world.ts'
@@ -46,7 +47,7 @@ test('a network gets an id that is its revision, a VNI, and the default MTU and 
   assert.equal(network.meta?.revision, 2n)
   assert.equal(network.meta?.createdRevision, 2n)
   assert.equal(network.mtuBytes, 1320)
-  assert.equal(network.encryption, 2)
+  assert.equal(network.encryption, LINK_ENCRYPTION_DEFAULT === 'required' ? 1 : 2)
   assert.equal(world.database.networkByVni(network.vni), network.id)
 })
 

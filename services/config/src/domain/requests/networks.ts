@@ -19,6 +19,7 @@ import {
   isCanonical,
   isUnicastAddress,
   isVni,
+  LINK_ENCRYPTION_DEFAULT,
   lastAddress,
   MTU_DEFAULT_BYTES,
   MTU_MAX_BYTES,
@@ -194,7 +195,9 @@ function mtu(mtuBytes: number, prefixes: readonly Prefix[]): number {
 function encryption(wanted: Encryption): Encryption {
   switch (wanted) {
     case Encryption.ENCRYPTION_UNSPECIFIED:
-      return Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES
+      return LINK_ENCRYPTION_DEFAULT === 'required'
+        ? Encryption.ENCRYPTION_REQUIRED
+        : Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES
     case Encryption.ENCRYPTION_REQUIRED:
     case Encryption.ENCRYPTION_OUTSIDE_TRUSTED_ZONES:
       return wanted
