@@ -54,6 +54,11 @@ impl Config {
         format!("{}-slow", self.prefix)
     }
 
+    /// Name of the TAP by which frames go to be sealed and come back opened.
+    pub(crate) fn seal_device(&self) -> String {
+        format!("{}-seal", self.prefix)
+    }
+
     /// Name of the VXLAN device.
     pub(crate) fn vxlan_device(&self) -> String {
         format!("{}-vx", self.prefix)

@@ -74,6 +74,18 @@ impl Failure {
         .fact("port", udp_port)
     }
 
+    pub(crate) fn sealing_port_in_use(udp_port: u16) -> Self {
+        Self::new(
+            "port-in-use",
+            Code::FailedPrecondition,
+            format!(
+                "UDP port {udp_port}, for sealed frames between hosts, is in use by another process"
+            ),
+            "see who has it with ss -ulnp, or give the host another port",
+        )
+        .fact("port", udp_port)
+    }
+
     pub(crate) fn port_not_found(endpoint_id: u32) -> Self {
         Self::new(
             "port-not-found",

@@ -2,7 +2,8 @@
 //! of `libs/shuttle`.
 //!
 //! Threads: the control thread runs the calls of the forwarder, timers and netlink events; `slow`
-//! takes first packets from the kernel; calls that make devices or swap tables run on up to two
+//! takes first packets from the kernel; `lane-transmit`
+//! and `lane-receive` move sealed packets, and `seal-control` tells them by which sessions; calls that make devices or swap tables run on up to two
 //! more, which end when idle.
 
 mod config;
@@ -14,6 +15,7 @@ mod metrics;
 mod ping;
 mod plane;
 mod proto;
+mod sealing;
 mod server;
 mod service;
 mod slow;
@@ -34,7 +36,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::config::{Command, Config};
 use crate::metrics::Listener;
 use crate::plane::Plane;
+use crate::proto::sealing_service_server::SealingServiceServer;
 use crate::proto::shuttle_service_server::ShuttleServiceServer;
+use crate::sealing::{Sealing, SealingService};
 use crate::service::Service;
 use crate::trace::Tracer;
 
@@ -142,14 +146,20 @@ async fn run(
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let service = ShuttleServiceServer::new(Service::new(Arc::clone(&plane), tracer, features))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let sealing = Sealing::new(Arc::clone(&plane));
+    let sealing_service = SealingServiceServer::new(SealingService::new(Arc::clone(&sealing)));
+    let service =
+        ShuttleServiceServer::new(Service::new(Arc::clone(&plane), sealing, tracer, features))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
     log::info(
         "ready",
         json!({ "listen": [config.socket.display().to_string()], "admit_uid": config.admit_uid }),
     );
     tokio::select! {
-        served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(admitted) => {
+        served = tonic::transport::Server::builder()
+            .add_service(service)
+            .add_service(sealing_service)
+            .serve_with_incoming(admitted) => {
             served.map_err(|error| format!("the server ended: {error}"))
         }
         _ = terminate.recv() => Ok(()),

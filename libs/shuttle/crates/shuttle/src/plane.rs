@@ -9,17 +9,17 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::Notify;
-use weft_abi::Counters;
+use weft_abi::{Carrier, Carriers, Counters};
 use weft_engine::{
-    Change, Engine, Flow, FlowKey, FlowTarget, KernelChanges, Miss, Peer, Place, Plan, Port, Row,
-    SlowFrame,
+    Change, Engine, Flow, FlowKey, FlowTarget, KernelChanges, Members, Miss, Peer, PeerKey, Place,
+    Plan, Port, Row, SlowFrame,
 };
 use weft_io::{InnerDevice, Link, Links, NetlinkError, Routes, Tap};
 use weft_kernel::{Datapath, DatapathConfig, Delta, DeviceRole, FlowSpec, Location, PortSpec};
@@ -36,6 +36,8 @@ use crate::underlay::{Device, Underlay};
 const INNER_DEVICE_DEFAULT: &str = "eth0";
 /// A device's name has 15 bytes.
 const DEVICE_NAME_BYTES_MAX: usize = 15;
+/// Frames that wait to be sealed: 16 MiB of super-packets. More would be waiting, not speed.
+const SEAL_QUEUE_FRAMES_MAX: u32 = 256;
 
 /// The data plane.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub(crate) struct Plane {
     started: Instant,
     netns: weft_netns::Client,
     tap: Tap,
+    seal_tap: Tap,
     attaching: Mutex<()>,
     kernel: Mutex<Kernel>,
     engine: Mutex<Engine>,
@@ -61,6 +64,7 @@ struct Kernel {
     instance_id: String,
     state_file: StateFile,
     slow_ifindex: u32,
+    seal_ifindex: u32,
     vxlan_ifindex: u32,
     bridge_ifindex: Option<u32>,
     /// The kernel's tables follow the engine's; else everything is written anew with the next
@@ -107,17 +111,22 @@ impl Plane {
             vxlan_port: config.vxlan_port,
             limits: config.limits,
         })?;
+        // First, because it admits but one shuttle.
         let tap = Tap::open(&config.tun_node, &config.slow_device())
-            .map_err(|error| tap_failure(&config, &error))?;
+            .map_err(|error| tap_failure(&config, &config.slow_device(), &error))?;
+        let seal_tap = Tap::open_queue(&config.tun_node, &config.seal_device())
+            .map_err(|error| tap_failure(&config, &config.seal_device(), &error))?;
         let mut links = Links::open()?;
-        let slow = links
-            .find(&config.slow_device())?
-            .ok_or_else(|| Failure::internal("the slow TAP went away"))?;
+        let slow = find_tap(&mut links, &config.slow_device())?;
+        let seal = find_tap(&mut links, &config.seal_device())?;
         let vxlan = links.make_vxlan(&config.vxlan_device(), config.vxlan_port)?;
         // Attached before it is up: nothing may come in past the programs.
         datapath.attach_device(DeviceRole::Slow, slow.ifindex)?;
+        datapath.attach_device(DeviceRole::Seal, seal.ifindex)?;
         datapath.attach_device(DeviceRole::Vxlan, vxlan.ifindex)?;
+        links.set_queue_length(seal.ifindex, SEAL_QUEUE_FRAMES_MAX)?;
         links.set_up_silent(slow.ifindex)?;
+        links.set_up_silent(seal.ifindex)?;
         links.set_up_silent(vxlan.ifindex).map_err(|error| vxlan_failure(&config, error))?;
         let bridge_ifindex = make_bridge(&config, &mut links, vxlan.ifindex);
 
@@ -133,6 +142,7 @@ impl Plane {
             instance_id: state.instance_id,
             state_file,
             slow_ifindex: slow.ifindex,
+            seal_ifindex: seal.ifindex,
             vxlan_ifindex: vxlan.ifindex,
             bridge_ifindex,
             is_in_step: false,
@@ -147,6 +157,7 @@ impl Plane {
             netns: weft_netns::Client::new(config.netns_socket.clone()),
             started: Instant::now(),
             tap,
+            seal_tap,
             attaching: Mutex::new(()),
             kernel: Mutex::new(plane),
             engine: Mutex::new(engine),
@@ -158,6 +169,28 @@ impl Plane {
     /// The TAP by which first packets come and go.
     pub(crate) const fn tap(&self) -> &Tap {
         &self.tap
+    }
+
+    /// One more descriptor of the TAP by which frames come to be sealed and go when they are opened.
+    pub(crate) fn seal_tap(&self) -> io::Result<OwnedFd> {
+        self.seal_tap.as_fd().try_clone_to_owned()
+    }
+
+    /// The VNIs of the networks that go sealed to a host and come from it.
+    pub(crate) fn sealed_vnis(&self, host_id: u32) -> Vec<u32> {
+        self.engine().tables().vnis_of_peer((host_id, Carrier::Sealed))
+    }
+
+    /// Tells the programs the largest IP packet that fits the sealed way to a host.
+    pub(crate) fn set_sealed_mtu(&self, host_id: u32, mtu: u16) {
+        let mut kernel = self.kernel();
+        let Kernel { underlay, datapath, .. } = &mut *kernel;
+        if let Err(failure) = underlay.set_sealed_mtu(host_id, mtu, datapath) {
+            log::warn(
+                "the programs were not told of a path MTU",
+                json!({ "host_id": host_id, "error": failure.to_string() }),
+            );
+        }
     }
 
     pub(crate) const fn config(&self) -> &Config {
@@ -259,6 +292,7 @@ impl Plane {
             let target = match row.via {
                 weft_abi::VIA_PEER | weft_abi::VIA_DEVICE => FlowTarget::Port,
                 weft_abi::VIA_HOST => FlowTarget::Host(row.target),
+                weft_abi::VIA_SEALED => FlowTarget::Sealed(row.target),
                 _ => {
                     surplus.push(key);
                     continue;
@@ -472,7 +506,8 @@ impl Plane {
         {
             return Err(Failure::already_attached(device, *holder));
         }
-        let is_own = device == self.config.slow_device();
+        let is_own =
+            [self.config.slow_device(), self.config.seal_device()].iter().any(|own| own == device);
         let link = kernel.links.find(device)?.filter(|link| link.is_tap && !is_own);
         let link = link.ok_or_else(|| Failure::device_missing(device))?;
         let saved = SavedPort {
@@ -644,7 +679,7 @@ impl Kernel {
         let Writes { changes, peers, ports, revision: 1.. } = writes else { return Ok(()) };
         let mut removed_peers = changes.removed_peers.clone();
         if !self.is_in_step {
-            let kept: BTreeSet<u32> = changes.put_peers.iter().map(|peer| peer.host_id).collect();
+            let kept: BTreeSet<PeerKey> = changes.put_peers.iter().map(Peer::key).collect();
             removed_peers.extend(self.datapath.peers()?.difference(&kept));
         }
         if !changes.put_peers.is_empty() {
@@ -656,8 +691,8 @@ impl Kernel {
         } else if !delta.is_empty() {
             self.datapath.apply_world(&delta)?;
         }
-        for host_id in removed_peers {
-            self.underlay.remove(host_id, &mut self.datapath)?;
+        for peer in removed_peers {
+            self.underlay.remove(peer, &mut self.datapath)?;
         }
         for port in &ports {
             self.attach_port(port)?;
@@ -674,9 +709,12 @@ impl Kernel {
     }
 
     fn attach_port(&mut self, port: &Port) -> Result<(), Failure> {
-        let place = Place::Port { ifindex: port.ifindex, is_peer: port.is_peer };
-        let endpoint =
-            kernel_endpoint(&Row { endpoint: port.endpoint.clone(), vni: port.network.vni, place });
+        let endpoint = kernel_endpoint(&Row {
+            endpoint: port.endpoint.clone(),
+            vni: port.network.vni,
+            place: Place::Port { ifindex: port.ifindex, is_peer: port.is_peer },
+            carriers: Carriers::default(),
+        });
         let mtu = u16::try_from(port.network.mtu_bytes)
             .map_err(|_| Failure::invalid("the MTU is too large"))?;
         Ok(self.datapath.attach_port(&PortSpec::new(&endpoint, mtu))?)
@@ -731,8 +769,10 @@ impl Kernel {
         let mut devices: BTreeSet<_> =
             underlay.map(|(ifindex, _)| (DeviceRole::Underlay, *ifindex)).collect();
         devices.insert((DeviceRole::Slow, self.slow_ifindex));
+        devices.insert((DeviceRole::Seal, self.seal_ifindex));
         devices.insert((DeviceRole::Vxlan, self.vxlan_ifindex));
         self.datapath.retain(&ports, &devices)?;
+        self.datapath.remove_other_versions()?;
         for link in self.links.list()? {
             if config.is_port_device(&link.name)
                 && link.kind == "veth"
@@ -781,8 +821,13 @@ pub(crate) fn clean_up(config: &Config) -> Result<(), Failure> {
     let mut links = Links::open()?;
     for link in links.list()? {
         let is_port = config.is_port_device(&link.name) && link.kind == "veth";
-        let is_own = [config.slow_device(), config.vxlan_device(), config.bridge_device()]
-            .contains(&link.name);
+        let own = [
+            config.slow_device(),
+            config.seal_device(),
+            config.vxlan_device(),
+            config.bridge_device(),
+        ];
+        let is_own = own.contains(&link.name);
         if is_port || is_own {
             links.delete(&link.name)?;
         }
@@ -851,7 +896,11 @@ impl Wanted {
     }
 }
 
-fn tap_failure(config: &Config, error: &io::Error) -> Failure {
+fn find_tap(links: &mut Links, name: &str) -> Result<Link, Failure> {
+    links.find(name)?.ok_or_else(|| Failure::internal(format!("TAP {name} went away")))
+}
+
+fn tap_failure(config: &Config, name: &str, error: &io::Error) -> Failure {
     let node = config.tun_node.display();
     let remedy = match error.raw_os_error() {
         Some(libc::EBUSY) => {
@@ -861,10 +910,7 @@ fn tap_failure(config: &Config, error: &io::Error) -> Failure {
         Some(libc::ENOENT | libc::ENODEV) => "modprobe tun",
         _ => "the shuttle needs CAP_NET_ADMIN",
     };
-    Failure::internal(format!(
-        "cannot make TAP {} with {node}: {error}; {remedy}",
-        config.slow_device()
-    ))
+    Failure::internal(format!("cannot make TAP {name} with {node}: {error}; {remedy}"))
 }
 
 /// The device takes its UDP port when it is set up.
@@ -910,6 +956,7 @@ fn flow_spec(engine: &Engine, flow: &Flow) -> Option<FlowSpec> {
         target_endpoint_id: flow.target_endpoint_id,
         target: match flow.target {
             FlowTarget::Drop(reason) => weft_kernel::FlowTarget::Drop(reason),
+            FlowTarget::Sealed(host_id) => weft_kernel::FlowTarget::Sealed { host_id },
             FlowTarget::Port | FlowTarget::Host(_) => {
                 weft_kernel::FlowTarget::To(location(row.place))
             }
@@ -939,6 +986,7 @@ fn kernel_endpoint(row: &Row) -> weft_kernel::Endpoint {
             })
             .collect(),
         location: location(row.place),
+        carriers: row.carriers,
     }
 }
 
@@ -952,7 +1000,9 @@ fn delta(changes: &KernelChanges) -> Result<Delta, Failure> {
     }
     for (vni, members) in &changes.members {
         match members {
-            Some(members) => delta.put_network(*vni, &members.ifindexes, &members.host_ids)?,
+            Some(Members { ifindexes, host_ids, sealed_host_ids }) => {
+                delta.put_network(*vni, ifindexes, host_ids, sealed_host_ids)?;
+            }
             None => delta.remove_network(*vni),
         }
     }

@@ -15,5 +15,5 @@ pub(crate) mod weftline {
     }
 }
 
-pub(crate) use weftline::common::v1::{Carrier, ErrorInfo};
+pub(crate) use weftline::common::v1::*;
 pub(crate) use weftline::shuttle::v1::*;

@@ -23,6 +23,7 @@ use crate::ping;
 use crate::plane::Plane;
 use crate::proto::shuttle_service_server::ShuttleService;
 use crate::proto::{self, MissReason};
+use crate::sealing::{self, Sealing};
 use crate::trace::{Span, Tracer};
 
 /// What the shuttle says that it is. Whoever builds it may say more than the crate knows, for
@@ -44,9 +45,10 @@ const BATCHES_PER_INTERVAL_MAX: u32 = 4;
 const BATCH_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Service {
     plane: Arc<Plane>,
+    sealing: Arc<Sealing>,
     tracer: Arc<Tracer>,
     /// As the machine was at the start: to try them out takes some milliseconds.
     features: Arc<[proto::Feature]>,
@@ -58,9 +60,15 @@ pub(crate) struct Service {
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    pub(crate) fn new(plane: Arc<Plane>, tracer: Tracer, features: Vec<proto::Feature>) -> Self {
+    pub(crate) fn new(
+        plane: Arc<Plane>,
+        sealing: Arc<Sealing>,
+        tracer: Tracer,
+        features: Vec<proto::Feature>,
+    ) -> Self {
         Self {
             plane,
+            sealing,
             tracer: Arc::new(tracer),
             features: features.into(),
             streams: Arc::new(watch::Sender::new(0)),
@@ -103,13 +111,15 @@ impl Service {
         let (base, revision, local_host_id) =
             (chunk.base_revision, chunk.revision, chunk.local_host_id);
         let mut changes: Vec<Change> = Vec::new();
+        let mut sealed = sealing::Changes { is_whole: base == 0, ..sealing::Changes::default() };
         loop {
             if changes.len() + chunk.changes.len() > CHANGES_MAX {
                 return Err(Failure::too_large(format!(
                     "more than {CHANGES_MAX} changes in one call"
                 )));
             }
-            for message in chunk.changes {
+            for mut message in chunk.changes {
+                convert::note_sealed(&mut message, &mut sealed)?;
                 changes.push(convert::change(message)?);
             }
             match stream.next().await {
@@ -118,8 +128,15 @@ impl Service {
             }
         }
         let count = changes.len();
-        self.blocking(move |plane| plane.apply_tables(base, revision, local_host_id, changes))
-            .await?;
+        let sealing = Arc::clone(&self.sealing);
+        self.blocking(move |plane| {
+            // Who is to be out is out first, whatever becomes of the tables.
+            sealing.remove(&sealed);
+            plane.apply_tables(base, revision, local_host_id, changes)?;
+            sealing.put(sealed);
+            Ok(())
+        })
+        .await?;
         Ok((revision, count))
     }
 }

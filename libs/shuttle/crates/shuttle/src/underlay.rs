@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use serde_json::json;
-use weft_engine::Peer;
+use weft_abi::Carrier;
+use weft_engine::{Peer, PeerKey, PeerKind};
 use weft_io::{Links, Neighbour, NetlinkError, NextHop, Offloads, Routes};
-use weft_kernel::{Datapath, DeviceRole, PeerPath, PeerSpec};
+use weft_kernel::{Datapath, DeviceRole, PeerCarrier, PeerPath, PeerSpec};
 
 use crate::failure::Failure;
 use crate::log;
@@ -15,6 +16,11 @@ use crate::log;
 /// IPv6 40.
 const VXLAN_BYTES_IPV4: u32 = 50;
 const VXLAN_BYTES_IPV6: u32 = 70;
+
+/// Largest IP packet that fits a sealed path of which nothing else is known: of 1,500 bytes IPv6
+/// takes 40, UDP 8, the header and tag of `WireGuard` 32, Geneve 8 and its options FLOW, SEG and SEQ
+/// 12 each, and Ethernet 14.
+const SEALED_MTU_BYTES: u16 = 1_500 - 40 - 8 - 32 - 8 - 3 * 12 - 14;
 
 /// A device that carries frames to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +58,9 @@ impl Device {
 #[derive(Debug, Default)]
 pub(crate) struct Underlay {
     devices: BTreeMap<u32, Device>,
-    specs: HashMap<u32, PeerSpec>,
+    specs: HashMap<PeerKey, PeerSpec>,
+    /// What sessions have shown to fit the way to a host.
+    sealed_mtus: HashMap<u32, u16>,
     next_hops: HashSet<(u32, IpAddr)>,
     managed: HashSet<(u32, IpAddr)>,
 }
@@ -68,10 +76,29 @@ impl Underlay {
         self.next_hops.contains(&(ifindex, address))
     }
 
-    /// Forgets a host.
-    pub(crate) fn remove(&mut self, host_id: u32, datapath: &mut Datapath) -> Result<(), Failure> {
-        self.specs.remove(&host_id);
-        Ok(datapath.remove_peer(host_id)?)
+    /// Takes the largest IP packet that fits the sealed way to a host, whether the host is in the tables
+    /// already or not.
+    pub(crate) fn set_sealed_mtu(
+        &mut self,
+        host_id: u32,
+        mtu: u16,
+        datapath: &mut Datapath,
+    ) -> Result<(), Failure> {
+        self.sealed_mtus.insert(host_id, mtu);
+        let carrier = PeerCarrier::Sealed;
+        if self.specs.contains_key(&(host_id, carrier.carrier())) {
+            self.put(PeerSpec { host_id, mtu, carrier }, datapath)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a carrier of a host.
+    pub(crate) fn remove(&mut self, peer: PeerKey, datapath: &mut Datapath) -> Result<(), Failure> {
+        self.specs.remove(&peer);
+        if peer.1 == Carrier::Sealed {
+            self.sealed_mtus.remove(&peer.0);
+        }
+        Ok(datapath.remove_peer(peer.0, peer.1)?)
     }
 
     /// Looks at addresses, routes and neighbours anew and tells the kernel what is different.
@@ -86,15 +113,23 @@ impl Underlay {
         let mut survey = Survey { links, devices: BTreeMap::new() };
         let mut ways = Vec::new();
         for peer in peers {
-            let own = addresses.iter().find(|address| address.address == peer.local_address);
+            let PeerKind::Vxlan { local_address: local, remote_address: remote, is_foreign } =
+                peer.kind
+            else {
+                let (host_id, carrier) = (peer.host_id, PeerCarrier::Sealed);
+                let mtu = self.sealed_mtus.get(&host_id).copied().unwrap_or(SEALED_MTU_BYTES);
+                self.put(PeerSpec { host_id, mtu, carrier }, datapath)?;
+                continue;
+            };
+            let own = addresses.iter().find(|address| address.address == local);
             if let Some(own) = own {
                 survey.add(own.ifindex)?;
             }
-            let hop = routes.next_hop(peer.local_address, peer.remote_address)?;
+            let hop = routes.next_hop(local, remote)?;
             if let Some(hop) = hop {
                 survey.add(hop.ifindex)?;
             }
-            ways.push((peer, hop));
+            ways.push((peer.host_id, local, remote, is_foreign, hop));
         }
         let mut devices = survey.devices;
         for (ifindex, device) in &mut devices {
@@ -103,28 +138,26 @@ impl Underlay {
         }
         self.attach(&devices, datapath)?;
         self.next_hops.clear();
-        for (peer, hop) in ways {
+        for (host_id, local, remote, foreign, hop) in ways {
             let device = hop.and_then(|hop| devices.get(&hop.ifindex));
             let path = match (hop, device) {
-                (Some(hop), Some(device)) if peer.remote_address.is_ipv4() => {
-                    self.path(hop, device, routes)
-                }
+                (Some(hop), Some(device)) if remote.is_ipv4() => self.path(hop, device, routes),
                 _ => PeerPath::Device,
             };
-            let spec = PeerSpec {
-                host_id: peer.host_id,
-                local: peer.local_address,
-                remote: peer.remote_address,
-                foreign: peer.is_foreign,
-                mtu: inner_mtu(peer.remote_address, hop, device),
-                path,
-            };
-            if self.specs.get(&peer.host_id) != Some(&spec) {
-                datapath.put_peer(&spec)?;
-                self.specs.insert(peer.host_id, spec);
-            }
+            let mtu = inner_mtu(remote, hop, device);
+            let carrier = PeerCarrier::Vxlan { local, remote, foreign, path };
+            self.put(PeerSpec { host_id, mtu, carrier }, datapath)?;
         }
         self.devices = devices;
+        Ok(())
+    }
+
+    fn put(&mut self, spec: PeerSpec, datapath: &mut Datapath) -> Result<(), Failure> {
+        let key = (spec.host_id, spec.carrier.carrier());
+        if self.specs.get(&key) != Some(&spec) {
+            datapath.put_peer(&spec)?;
+            self.specs.insert(key, spec);
+        }
         Ok(())
     }
 

@@ -6,10 +6,14 @@ mod support;
 use std::process::Output;
 
 use support::{
-    Answerer, AttachPortRequest, Client, DetachPortRequest, GetInfoRequest, Host, ListFlowsRequest,
-    ListPortsRequest, MTU_BYTES, NetnsAttachment, PingRequest, SHUTTLE_CAPABILITIES, Subject,
-    TapAttachment, World, address, apply, attach_port_request::Attachment, ping_response::Outcome,
-    received, run, skip_reason, tables,
+    Answerer, AttachPortRequest, Carrier, Client, DetachPortRequest, GetInfoRequest, Host,
+    ListFlowsRequest, ListPortsRequest, MTU_BYTES, NetnsAttachment, PingRequest,
+    SHUTTLE_CAPABILITIES, Subject, TapAttachment, World, address, apply,
+    attach_port_request::Attachment,
+    ping_response::Outcome,
+    received, run,
+    seal_tap::{self, Cable, Crossed},
+    sealed_tables, skip_reason, tables, tables_by,
 };
 use tonic::Code;
 
@@ -24,12 +28,19 @@ struct Lab {
     alpha: Host,
     beta: Host,
     alpha_client: Client,
+    beta_client: Client,
     alpha_pid: u32,
+    beta_pid: u32,
     answerers: Vec<Answerer>,
 }
 
 impl Lab {
     async fn start() -> Option<Self> {
+        Self::start_by(Carrier::Vxlan).await
+    }
+
+    /// The hosts have the network by this carrier.
+    async fn start_by(carrier: Carrier) -> Option<Self> {
         if let Some(reason) = skip_reason() {
             eprintln!("skipped: {reason}");
             return None;
@@ -42,7 +53,7 @@ impl Lab {
         world.start_helper(&alpha);
         world.start_helper(&beta);
         let (alpha_pid, mut alpha_client) = world.start_shuttle(&alpha).await;
-        let (_, mut beta_client) = world.start_shuttle(&beta).await;
+        let (beta_pid, mut beta_client) = world.start_shuttle(&beta).await;
         for subject in ALL {
             let client =
                 if subject.host_id == alpha.id { &mut alpha_client } else { &mut beta_client };
@@ -53,13 +64,16 @@ impl Lab {
                 .into_inner();
             assert!(attached.created);
         }
-        apply(&mut alpha_client, tables(&alpha, &beta, &ALL, 7)).await.expect("applied");
-        apply(&mut beta_client, tables(&beta, &alpha, &ALL, 7)).await.expect("applied");
+        for (client, host, other) in
+            [(&mut alpha_client, &alpha, &beta), (&mut beta_client, &beta, &alpha)]
+        {
+            apply(client, tables_by(host, other, &ALL, 7, &[carrier])).await.expect("applied");
+        }
         let answerers = vec![
-            Answerer::start(&alpha_client, &alpha, &ALL, 7).await,
-            Answerer::start(&beta_client, &beta, &ALL, 7).await,
+            Answerer::start(&alpha_client, &alpha, &ALL, 7, carrier).await,
+            Answerer::start(&beta_client, &beta, &ALL, 7, carrier).await,
         ];
-        Some(Self { world, alpha, beta, alpha_client, alpha_pid, answerers })
+        Some(Self { world, alpha, beta, alpha_client, beta_client, alpha_pid, beta_pid, answerers })
     }
 
     async fn ping(&self, from: Subject, target: &str, count: u32) -> Output {
@@ -160,7 +174,8 @@ async fn packets_that_nobody_answers_for_are_dropped_by_name_and_every_one_is_ac
         .unwrap();
     assert_eq!(counters.drops.get("unresolved"), Some(&3), "{counters:?}");
     let verdict = |name: &str| counters.verdicts.get(name).copied().unwrap_or(0);
-    let ends = ["same_host", "direct", "device", "replicated", "answered", "absorbed", "held"];
+    let ends =
+        ["same_host", "direct", "device", "sealed", "replicated", "answered", "absorbed", "held"];
     let out: u64 =
         ends.iter().map(|name| verdict(name)).sum::<u64>() + counters.drops.values().sum::<u64>();
     assert_eq!(counters.received_packets + verdict("resent"), out, "{counters:?}");
@@ -232,6 +247,11 @@ async fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
         (new, netns(&web, ""), Code::FailedPrecondition),
         (new, netns(&web, "a-name-that-is-too-long"), Code::InvalidArgument),
         (new, Some(Attachment::Tap(TapAttachment { device: "notap".to_owned() })), Code::NotFound),
+        (
+            new,
+            Some(Attachment::Tap(TapAttachment { device: "wl-seal".to_owned() })),
+            Code::NotFound,
+        ),
         (new, None, Code::InvalidArgument),
         (WEB, netns(&web, "eth1"), Code::FailedPrecondition),
     ];
@@ -288,6 +308,76 @@ async fn a_stranger_gets_no_byte_from_shuttle_or_helper() {
         stream.read(&mut [0; 64]).unwrap_or(0)
     });
     assert_eq!(bytes.join().unwrap(), 0);
+}
+
+/// How long the frames of one direction were, in steps of 8 KiB.
+fn print_histogram(lengths: &[usize]) {
+    for step in 0..=8 {
+        let count = lengths.iter().filter(|length| *length >> 13 == step).count();
+        println!("{:>2}..{:>2} KiB: {count}", step * 8, step * 8 + 8);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_of_a_sealed_network_reach_the_tap_whole_and_come_back_as_they_were() {
+    let Some(mut lab) = Lab::start_by(Carrier::Sealed).await else { return };
+    // Nothing carries them yet, but flows come about.
+    for (from, to) in [(WEB, API), (API, WEB)] {
+        let words = format!("ping -n -c 1 -W 1 {}", to.ipv4());
+        lab.world.spawn_inside(from.name, &words).wait_with_output().unwrap();
+    }
+    lab.answerers.clear();
+    lab.world.kill(lab.alpha_pid, libc::SIGTERM);
+    lab.world.kill(lab.beta_pid, libc::SIGTERM);
+
+    let cable = Cable::plug(&lab.world, [&lab.alpha, &lab.beta]);
+    let (web, api) = (lab.world.path(WEB.name), lab.world.path(API.name));
+    for (from, to) in [(WEB.ipv4(), API.ipv4()), (WEB.ipv6(), API.ipv6())] {
+        cable.take_crossed();
+        seal_tap::send_stream((&web, &from), (&api, &to), 96 << 20);
+        let mut lengths: Vec<usize> =
+            cable.take_crossed().iter().map(|crossed| crossed.bytes).collect();
+        print_histogram(&lengths);
+        lengths.sort_unstable();
+        let median = lengths[lengths.len() / 2];
+        println!("{from}: {} frames, median {median} bytes", lengths.len());
+        assert!(median >= 30 << 10, "super-packets arrive in pieces: median {median}");
+
+        seal_tap::send_datagrams((&web, &from), (&api, &to), 40, 1200);
+        let datagrams: Vec<Crossed> =
+            cable.take_crossed().into_iter().filter(Crossed::is_udp_super_packet).collect();
+        assert_eq!(datagrams.len(), 1, "{datagrams:?}");
+        assert!(datagrams[0].bytes > 40 * 1200);
+    }
+    seal_tap::send_broadcast((&web, &WEB.ipv4()), (&api, "10.20.255.255"));
+    seal_tap::send_raw((&web, WEB.mac()), (&api, API.mac()));
+    assert_eq!(cable.unplug(), 0, "frames of another network or to another host");
+
+    let (_, mut client) = lab.world.start_shuttle(&lab.alpha).await;
+    apply(&mut client, sealed_tables(&lab.alpha, &lab.beta, &ALL, 8)).await.expect("applied");
+    let flows = client.list_flows(ListFlowsRequest {}).await.unwrap().into_inner().flows;
+    let kept: Vec<_> = flows.into_iter().filter_map(|state| state.flow).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!((kept[0].carrier(), kept[0].target_host_id), (Carrier::Sealed, lab.beta.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_has_become_sealed_is_taken_in_the_clear_no_more() {
+    let Some(mut lab) = Lab::start().await else { return };
+    lab.expect_all(WEB, &API.ipv4(), 2).await;
+    for (revision, carriers, reason) in [
+        (8, &[Carrier::Vxlan, Carrier::Sealed][..], "not_sealed"),
+        (9, &[Carrier::Sealed][..], "sender_unknown"),
+    ] {
+        let tables = tables_by(&lab.beta, &lab.alpha, &ALL, revision, carriers);
+        apply(&mut lab.beta_client, tables).await.expect("applied");
+        let words = format!("ping -n -c 3 -i 0.01 -W 1 {}", API.ipv4());
+        let output = lab.world.spawn_inside(WEB.name, &words).wait_with_output().unwrap();
+        assert_eq!(received(&output), 0);
+        let info = lab.beta_client.get_info(GetInfoRequest {}).await.unwrap().into_inner();
+        // Endpoints may have said more of their own.
+        assert!(matches!(info.host_drops.get(reason), Some(3..)), "{:?}", info.host_drops);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! Two hosts in network namespaces, joined by a veth, each with a shuttle and a netns helper under
 //! users of their own.
 
+pub(crate) mod seal_tap;
+
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -42,7 +44,7 @@ const HELPER_UID: u32 = 64_702;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const NETWORK_ID: u32 = 5;
-const VNI: u32 = 0x00ab_cdef;
+pub(crate) const VNI: u32 = 0x00ab_cdef;
 pub(crate) const MTU_BYTES: u32 = 1320;
 
 /// Removes what a test made, whatever happens to it.
@@ -80,12 +82,16 @@ impl Subject {
         format!("fd20::{}", self.id)
     }
 
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        [2, 0, 0, 0, 0, u8::try_from(self.id).expect("small")]
+    }
+
     fn message(&self) -> Endpoint {
         let addresses = [self.ipv4(), self.ipv6()].map(|text| address(&text));
         Endpoint {
             endpoint_id: self.id,
             network_id: NETWORK_ID,
-            mac: vec![2, 0, 0, 0, 0, u8::try_from(self.id).expect("small")],
+            mac: self.mac().to_vec(),
             addresses: addresses.to_vec(),
             allowed_prefixes: Vec::new(),
             host_id: self.host_id,
@@ -404,27 +410,59 @@ fn helper_binary() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_weft-shuttle")).with_file_name("weft-netns")
 }
 
-/// Everything that a host needs to know of these endpoints and the other host.
+/// Everything that a host needs to know of these endpoints and the other host, which has the network
+/// in the clear.
 pub(crate) fn tables(
     host: &Host,
     other: &Host,
     subjects: &[Subject],
     revision: u64,
 ) -> Vec<ApplyTablesRequest> {
-    let peer = Peer {
-        host_id: other.id,
-        carrier: Carrier::Vxlan.into(),
-        local_address: address(host.underlay),
-        remote_address: address(other.underlay),
-        foreign: false,
-        network_ids: vec![NETWORK_ID],
+    tables_by(host, other, subjects, revision, &[Carrier::Vxlan])
+}
+
+/// The same with the network sealed.
+pub(crate) fn sealed_tables(
+    host: &Host,
+    other: &Host,
+    subjects: &[Subject],
+    revision: u64,
+) -> Vec<ApplyTablesRequest> {
+    tables_by(host, other, subjects, revision, &[Carrier::Sealed])
+}
+
+/// The same with an entry of the other host for each of these carriers, of which the last has the
+/// network.
+pub(crate) fn tables_by(
+    host: &Host,
+    other: &Host,
+    subjects: &[Subject],
+    revision: u64,
+    carriers: &[Carrier],
+) -> Vec<ApplyTablesRequest> {
+    let peer = |carrier: Carrier| {
+        let is_sealed = carrier == Carrier::Sealed;
+        let address_of = |text| if is_sealed { Vec::new() } else { address(text) };
+        let has_network = carriers.last() == Some(&carrier);
+        Peer {
+            host_id: other.id,
+            carrier: carrier.into(),
+            local_address: address_of(host.underlay),
+            remote_address: address_of(other.underlay),
+            foreign: false,
+            network_ids: has_network.then_some(NETWORK_ID).into_iter().collect(),
+            sealed: is_sealed.then(SealedPeer::default),
+        }
     };
-    let mut changes =
-        vec![table_change::Change::PutNetwork(network()), table_change::Change::PutPeer(peer)];
+    let mut changes = vec![table_change::Change::PutNetwork(network())];
+    changes.extend(carriers.iter().map(|carrier| table_change::Change::PutPeer(peer(*carrier))));
     changes.extend(
         subjects.iter().map(|subject| table_change::Change::PutEndpoint(subject.message())),
     );
-    let changes = changes.into_iter().map(|change| TableChange { change: Some(change) }).collect();
+    let changes = changes
+        .into_iter()
+        .map(|change| TableChange { change: Some(change), ..TableChange::default() })
+        .collect();
     vec![ApplyTablesRequest { base_revision: 0, revision, local_host_id: host.id, changes }]
 }
 
@@ -435,7 +473,8 @@ pub(crate) async fn apply(
     Ok(client.apply_tables(tokio_stream::iter(tables)).await?.into_inner().revision)
 }
 
-/// Answers misses as a forwarder does, by where the endpoints are, until it is dropped.
+/// Answers misses as a forwarder does, by where the endpoints are and one carrier, until it is
+/// dropped.
 pub(crate) struct Answerer {
     task: tokio::task::JoinHandle<()>,
     pub(crate) misses: Arc<Mutex<Vec<Miss>>>,
@@ -447,6 +486,7 @@ impl Answerer {
         host: &Host,
         subjects: &[Subject],
         table_revision: u64,
+        carrier: Carrier,
     ) -> Self {
         let (answers, receiver) = mpsc::channel(16);
         let mut client = client.clone();
@@ -463,7 +503,7 @@ impl Answerer {
                 let flow = |miss: &Miss| {
                     let target =
                         subjects.iter().find(|subject| subject.id == miss.target_endpoint_id)?;
-                    Some(flow(miss.source_endpoint_id, target, host_id, table_revision))
+                    Some(flow(miss.source_endpoint_id, target, host_id, table_revision, carrier))
                 };
                 let flows = batch.misses.iter().filter_map(flow).collect();
                 seen.lock().expect("no panic").extend(batch.misses);
@@ -491,6 +531,7 @@ pub(crate) fn flow(
     target: &Subject,
     host_id: u32,
     table_revision: u64,
+    carrier: Carrier,
 ) -> Flow {
     let is_here = target.host_id == host_id;
     Flow {
@@ -499,7 +540,7 @@ pub(crate) fn flow(
         action: if is_here { FlowAction::SameHost } else { FlowAction::Direct }.into(),
         drop_reason: String::new(),
         target_host_id: if is_here { 0 } else { target.host_id },
-        carrier: if is_here { Carrier::None } else { Carrier::Vxlan }.into(),
+        carrier: if is_here { Carrier::None } else { carrier }.into(),
         table_revision,
     }
 }

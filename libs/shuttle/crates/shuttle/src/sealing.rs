@@ -1,0 +1,146 @@
+//! The sealed carrier of this host: the engine that decides about sessions, the packet threads that
+//! use them, and a thread that carries word between the two.
+//!
+//! Peers come with the tables and wait until there is a key; from then on they are the engine's. One
+//! lock guards all of it. Packet threads never take it.
+
+mod clock;
+mod control;
+mod keys;
+mod parse;
+mod recent;
+mod report;
+mod running;
+mod service;
+mod warm;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weft_tunnel::PeerId;
+
+use crate::failure::Failure;
+use crate::plane::Plane;
+
+pub(crate) use parse::{SealedPeer, Settings};
+pub(crate) use service::SealingService;
+
+use running::Running;
+
+/// The sealed carrier.
+pub(crate) struct Sealing {
+    plane: Arc<Plane>,
+    /// Where a file says which stamps and hand-overs are used up.
+    state_folder: PathBuf,
+    core: Mutex<Core>,
+}
+
+#[derive(Default)]
+struct Core {
+    /// What the tables say, whether or not there is a key yet.
+    peers: BTreeMap<u32, Member>,
+    running: Option<Running>,
+}
+
+/// A peer as the tables have it.
+#[derive(Clone, Debug)]
+struct Member {
+    peer: SealedPeer,
+    vnis: Vec<u32>,
+}
+
+/// What an application of tables says of sealed peers.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Everything that is not among `put` goes.
+    pub(crate) is_whole: bool,
+    pub(crate) put: BTreeMap<u32, SealedPeer>,
+    pub(crate) deleted: BTreeSet<u32>,
+}
+
+impl Sealing {
+    /// Nothing is sealed before [`Self::configure`].
+    pub(crate) fn new(plane: Arc<Plane>) -> Arc<Self> {
+        let state_folder = plane.config().state_folder.clone();
+        Arc::new(Self { plane, state_folder, core: Mutex::default() })
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the socket with this key, or goes over to it. Repeating it is harmless.
+    fn configure(self: &Arc<Self>, settings: Settings) -> Result<report::Configured, Failure> {
+        let mut core = self.core();
+        let Core { peers, running } = &mut *core;
+        match running {
+            Some(running) if running.port() == settings.port => {
+                running.reconfigure(settings, peers)?;
+            }
+            _ => {
+                let before = running.take();
+                if let Some(before) = before {
+                    before.stop();
+                }
+                *running = Some(self.start(settings, peers)?);
+            }
+        }
+        let configured = running.as_ref().map(report::configured);
+        configured.ok_or_else(|| Failure::internal("the sealed carrier does not run"))
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        settings: Settings,
+        peers: &BTreeMap<u32, Member>,
+    ) -> Result<Running, Failure> {
+        let tap: OwnedFd = self.plane.seal_tap()?;
+        let (running, events) = Running::start(settings, tap, &self.state_folder, peers)?;
+        control::spawn(Arc::downgrade(self), events)?;
+        Ok(running)
+    }
+
+    /// Ends sessions with peers that the tables are about to lose, before they do.
+    pub(crate) fn remove(&self, changes: &Changes) {
+        let mut core = self.core();
+        let Core { peers, running } = &mut *core;
+        let gone: Vec<u32> = peers
+            .keys()
+            .filter(|host| changes.is_whole || changes.deleted.contains(host))
+            .filter(|host| !changes.put.contains_key(host))
+            .copied()
+            .collect();
+        for host_id in gone {
+            peers.remove(&host_id);
+            if let Some(running) = running {
+                running.remove(host_id);
+            }
+        }
+    }
+
+    /// Takes peers that the tables have now.
+    pub(crate) fn put(&self, changes: Changes) {
+        let mut core = self.core();
+        let Core { peers, running } = &mut *core;
+        for (host_id, peer) in changes.put {
+            let vnis = self.plane.sealed_vnis(host_id);
+            let member = Member { peer, vnis };
+            if let Some(running) = running {
+                running.put(host_id, &member);
+            }
+            peers.insert(host_id, member);
+        }
+        let mtus = running.as_mut().map(Running::take_mtus).unwrap_or_default();
+        drop(core);
+        self.tell_kernel(mtus);
+    }
+
+    /// Tells the programs what fits the way to a host.
+    fn tell_kernel(&self, mtus: Vec<(PeerId, u16)>) {
+        for (PeerId(host_id), mtu) in mtus {
+            self.plane.set_sealed_mtu(host_id, mtu);
+        }
+    }
+}
