@@ -8,6 +8,7 @@ export {
   startLab,
 } from './lab.ts'
 export { joinCommand, leaveCommand, newJoinToken } from './members.ts'
+export type { NatMapping } from './nat.ts'
 export * from './plan.ts'
 export { removeLab } from './remove.ts'
 export { requireRoot } from './root.ts'

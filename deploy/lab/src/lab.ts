@@ -17,7 +17,8 @@ import type { IpAddress, Prefix } from '@weft/net'
 import { type Context, connect, type HostStatus, type Weft } from '@weft/sdk'
 import { type LaunchFolders, launch, type ProcessSpec } from './launch.ts'
 import { joinHost, makeDomain, natsDomain, ownerIdentity } from './members.ts'
-import { buildNetwork, inNamespace } from './network.ts'
+import { type NatMapping, remap } from './nat.ts'
+import { buildNetwork } from './network.ts'
 import {
   DEFAULT_LAB_NAME,
   type EndpointPlan,
@@ -39,7 +40,7 @@ import {
 } from './processes.ts'
 import { processesIn, removeLab } from './remove.ts'
 import { requireRoot } from './root.ts'
-import { ip, mustRun, type Outcome, type RunOptions, run } from './shell.ts'
+import { inNamespace, ip, mustRun, type Outcome, type RunOptions, run } from './shell.ts'
 import { stage } from './stage.ts'
 import {
   isAlive,
@@ -50,7 +51,7 @@ import {
   writeState,
 } from './state.ts'
 import { lockTenants, signTenants, tenantKeysFile } from './tenant-keys.ts'
-import { BUILT_IN_TOPOLOGIES, loadTopology, type Topology } from './topology.ts'
+import { BUILT_IN_TOPOLOGIES, loadTopology, natPlace, type Topology } from './topology.ts'
 
 const READY_DEADLINE_MS = 60_000
 const END_DEADLINE_MS = 15_000
@@ -445,15 +446,27 @@ export class Lab implements AsyncDisposable {
   }
 
   /**
-   * The namespace of a place: a host, `router`, `control`, `NETWORK/ENDPOINT`, or an endpoint alone where one network has
+   * The namespace of a place: a host, `router`, `control`, `nat-UNDERLAY`, `NETWORK/ENDPOINT`, or an endpoint alone where one network has
    * it; where several have it, that of the topology's first network is meant.
    */
   namespaceOf(place: string): string {
     const { plan } = this
     if (place === 'control') return plan.controlNamespace
     if (place === 'router' && plan.routerNamespace !== undefined) return plan.routerNamespace
+    const nat = plan.underlays.find(({ name, nat }) => nat && place === natPlace(name))?.nat
+    if (nat) return nat.namespace
     const host = plan.hosts.find((candidate) => candidate.name === place)
     return host?.namespace ?? this.#endpoint(place).namespace
+  }
+
+  /** Makes the NAT of an underlay forget all mappings, and map so from then on; by default as the topology says. */
+  async restartNat(underlay: string, mapping?: NatMapping): Promise<void> {
+    const nat = this.plan.underlays.find(({ name }) => name === underlay)?.nat
+    if (nat === undefined) {
+      const problem = `${underlay} is not behind a NAT`
+      throw new InvalidArgumentError({ field: 'underlay', problem, remedy: 'name one that is' })
+    }
+    await remap(nat, mapping ?? nat.kind)
   }
 
   /** Path of the namespace of a place. */

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, chownSync, closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
-import { inNamespace } from './network.ts'
+import { inNamespace } from './shell.ts'
 
 /** A folder that a process of the lab needs, with who may use it. */
 export interface FolderSpec {

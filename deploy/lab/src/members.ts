@@ -6,7 +6,6 @@ import { InternalError } from '@weft/errors'
 import { formatIpAddress } from '@weft/net'
 import type { Weft } from '@weft/sdk'
 import type { ProcessSpec } from './launch.ts'
-import { inNamespace } from './network.ts'
 import { type HostPlan, type LabPlan, PORTS } from './plan.ts'
 import {
   configName,
@@ -16,7 +15,7 @@ import {
   natsDomainFolder,
   natsUrl,
 } from './processes.ts'
-import { run } from './shell.ts'
+import { inNamespace, run } from './shell.ts'
 
 /** Every lab is a domain of its own, made anew at each start. */
 const DOMAIN = 'lab.weft'
@@ -137,6 +136,7 @@ export function joinCommand(
     ...['--fingerprint', fingerprint, '--token-file', '-'],
     ...['--name', host.name, ...addresses.flatMap((address) => ['--address', address])],
     ...['--owner', String(ownerUid)],
+    ...(host.capabilities ?? []).flatMap((capability) => ['--capability', capability]),
     ...(tenantKeys === undefined ? [] : ['--tenant-keys', tenantKeys]),
   ]
 }

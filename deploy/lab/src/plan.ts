@@ -1,6 +1,13 @@
 import { InvalidNameError } from '@weft/errors'
 import { firstAddress, formatIpAddress, type IpAddress, type Prefix } from '@weft/net'
-import { type Topology, type TopologyEndpoint, tenantOf } from './topology.ts'
+import {
+  NAT_OUTSIDE,
+  type NatKind,
+  natPlace,
+  type Topology,
+  type TopologyEndpoint,
+  tenantOf,
+} from './topology.ts'
 
 /** The lab that is meant when no name is given. */
 export const DEFAULT_LAB_NAME = 'weft'
@@ -33,6 +40,8 @@ export interface InterfaceAddress {
 export interface HostPlan {
   readonly name: string
   readonly kind: 'weft' | 'vxlan-peer'
+  /** What its data plane is said to do; by default what `weft join` says. */
+  readonly capabilities: readonly string[] | undefined
   readonly namespace: string
   readonly folder: string
   readonly zone: string
@@ -56,8 +65,20 @@ export interface EndpointPlan extends TopologyEndpoint {
 export interface UnderlayPlan {
   readonly name: string
   readonly mtuBytes: number
-  /** Of the router. */
+  /** Of the router, or of the NAT where there is one. */
   readonly gateways: readonly InterfaceAddress[]
+  readonly nat: NatPlan | undefined
+}
+
+/** The NAT between an underlay and the router. */
+export interface NatPlan {
+  readonly kind: NatKind
+  readonly namespace: string
+  /** At the router, its end of the wire. */
+  readonly routerDevice: string
+  readonly routerAddress: InterfaceAddress
+  /** As which everybody outside sees what is behind it. */
+  readonly address: InterfaceAddress
 }
 
 /** Every name, address and number of a lab, derived from its topology and name alone. */
@@ -96,18 +117,21 @@ export function planLab(topology: Topology, name: string = DEFAULT_LAB_NAME): La
   const routerNamespace = topology.router ? `${name}-router` : undefined
 
   const underlays = topology.underlays.map(
-    (underlay): UnderlayPlan => ({
+    (underlay, index): UnderlayPlan => ({
       name: underlay.name,
       mtuBytes: underlay.mtuBytes,
       gateways: underlay.prefixes.map((prefix) => nth(prefix, 1n)),
+      nat: underlay.nat && planNat(name, underlay.name, underlay.nat, index),
     }),
   )
+  const nats = underlays.flatMap(({ nat }) => nat ?? [])
   const hosts = topology.hosts.map((host, index): HostPlan => {
     const underlay = topology.underlays.find((candidate) => candidate.name === host.underlay)
     if (underlay === undefined) throw new RangeError(`topology without underlay ${host.underlay}`)
     return {
       name: host.name,
       kind: host.kind,
+      capabilities: host.capabilities,
       namespace: `${name}-${host.name}`,
       folder: `${folder}/${host.name}`,
       zone: underlay.zone,
@@ -139,6 +163,7 @@ export function planLab(topology: Topology, name: string = DEFAULT_LAB_NAME): La
     namespaces: [
       controlNamespace,
       ...(routerNamespace === undefined ? [] : [routerNamespace]),
+      ...nats.map((nat) => nat.namespace),
       ...hosts.map((host) => host.namespace),
       ...endpoints.map((endpoint) => endpoint.namespace),
     ],
@@ -149,6 +174,22 @@ export function planLab(topology: Topology, name: string = DEFAULT_LAB_NAME): La
 /** The namespace that stands for an endpoint's container. */
 export function planEndpoint(labName: string, endpoint: TopologyEndpoint): EndpointPlan {
   return { ...endpoint, namespace: `${labName}-${endpoint.network}-${endpoint.name}` }
+}
+
+/** A subnet of four addresses between the router and the NAT. */
+function planNat(labName: string, underlay: string, kind: NatKind, index: number): NatPlan {
+  const lengthBits = 30
+  const at = (offset: number): InterfaceAddress => ({
+    ...nth(NAT_OUTSIDE, BigInt(4 * index + offset)),
+    lengthBits,
+  })
+  return {
+    kind,
+    namespace: `${labName}-${natPlace(underlay)}`,
+    routerDevice: natPlace(underlay),
+    routerAddress: at(1),
+    address: at(2),
+  }
 }
 
 /** Text for `ip address add`. */

@@ -16,12 +16,13 @@ export async function createRecords(weft: Weft, topology: Topology, plan: LabPla
     ...plan.hosts
       .filter(({ kind }) => kind === 'vxlan-peer')
       .map((host) => weft.hosts.create(hostRequest(host))),
-    ...topology.networks.map(({ name, prefixes, mtuBytes }) =>
+    ...topology.networks.map(({ name, prefixes, mtuBytes, encryption }) =>
       weft.networks.create({
         tenant: plan.tenantOfNetwork(name),
         network: name,
         prefixes,
         mtuBytes,
+        ...(encryption && { encryption }),
       }),
     ),
   ])

@@ -63,3 +63,8 @@ export async function ip(lines: readonly string[], namespace?: string): Promise<
 export function exitCodeOf(code: number | null, signal: NodeJS.Signals | null): number {
   return signal === null ? (code ?? 1) : 128 + constants.signals[signal]
 }
+
+/** Words that run what follows in a namespace. */
+export function inNamespace(namespace: string): string[] {
+  return ['nsenter', `--net=/run/netns/${namespace}`]
+}

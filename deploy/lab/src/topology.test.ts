@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { BrokenInputError, InvalidArgumentError, InvalidNameError } from '@weft/errors'
 import { formatIpAddress } from '@weft/net'
-import { planLab } from './plan.ts'
+import { natRules } from './nat.ts'
+import { formatInterfaceAddress, planLab } from './plan.ts'
 import { processesOf } from './processes.ts'
 import { BUILT_IN_TOPOLOGIES, loadTopology, parseTopology } from './topology.ts'
 
@@ -31,6 +32,31 @@ test('routed joins three underlays, one of them dual-stack, and has two networks
     endpoints.filter((e) => e.network === network).flatMap((e) => e.addresses.map(formatIpAddress))
   assert(addressesOf('red').every((address) => addressesOf('blue').includes(address)))
   assert.equal(networks.length, 2)
+})
+
+test('each underlay of nat that is behind a NAT has one of its own, with an address outside', () => {
+  const { underlays, namespaces } = planLab(loadTopology('nat'))
+  assert.deepEqual(
+    underlays.map(({ name, nat }) => [
+      name,
+      nat?.kind,
+      nat?.namespace,
+      nat && formatInterfaceAddress(nat.address),
+    ]),
+    [
+      ['east', 'endpoint-independent', 'weft-nat-east', '203.0.113.2/30'],
+      ['west', 'endpoint-independent', 'weft-nat-west', '203.0.113.6/30'],
+      ['public', undefined, undefined, undefined],
+    ],
+  )
+  for (const { nat } of underlays) assert(!nat || namespaces.includes(nat.namespace))
+})
+
+test('the kind of a NAT decides by which port others see a host', () => {
+  assert.match(natRules('endpoint-independent'), /oifname "wan0" masquerade\n/)
+  assert.match(natRules('symmetric'), /masquerade fully-random\n/)
+  assert.match(natRules('address-dependent'), /jhash ip daddr mod 256 .*255 : 20255 }\n/)
+  assert.match(natRules({ port: 30_001 }), /masquerade to :30001\n/)
 })
 
 test('what is left out has a default', () => {
@@ -85,6 +111,36 @@ const WRONG: readonly (readonly [string, string, string, RegExp])[] = [
     'zones:',
     'locked: [vault]\nzones:',
     /there is no vault; known: lab/,
+  ],
+  [
+    'a NAT before IPv6',
+    'prefixes: [172.31.1.0/24]',
+    'prefixes: ["fd00:31:1::/64"], nat: symmetric',
+    /behind a NAT there is IPv4 alone/,
+  ],
+  [
+    'a NAT of no known kind',
+    'prefixes: [172.31.1.0/24]',
+    'prefixes: [172.31.1.0/24], nat: open',
+    /underlays\.0\.nat/,
+  ],
+  [
+    'a NAT before the addresses of NATs',
+    'prefixes: [172.31.1.0/24]',
+    'prefixes: [203.0.113.0/25], nat: symmetric',
+    /203\.0\.113\.0\/24 is for the NATs' own addresses/,
+  ],
+  [
+    'a NAT that has a port for each address before two hosts',
+    'prefixes: [172.31.1.0/24] }\nhosts:',
+    'prefixes: [172.31.1.0/24], nat: address-dependent }\nhosts:\n  - { name: beta, underlay: one }',
+    /an address-dependent NAT of the lab serves one host/,
+  ],
+  [
+    'a host with the name of a NAT',
+    'prefixes: [172.31.1.0/24] }\nhosts:',
+    'prefixes: [172.31.1.0/24], nat: symmetric }\nhosts:\n  - { name: nat-one, underlay: one }',
+    /nat-one is the lab's own place/,
   ],
   ['an unknown field', 'zones:', 'colour: blue\nzones:', /colour/],
   [

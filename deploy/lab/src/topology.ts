@@ -1,7 +1,16 @@
 import { readFileSync } from 'node:fs'
 import { addressField, type Mistake, nameField, prefixField, readDocument } from '@weft/document'
 import { InvalidArgumentError } from '@weft/errors'
-import { contains, type IpAddress, MTU_DEFAULT_BYTES, type Prefix } from '@weft/net'
+import {
+  contains,
+  firstAddress,
+  formatPrefix,
+  type IpAddress,
+  type LinkEncryption,
+  MTU_DEFAULT_BYTES,
+  type Prefix,
+  parsePrefix,
+} from '@weft/net'
 import { z } from 'zod'
 
 /** Device names have at most 15 characters, and the lab puts up to 4 of its own before an underlay's or host's. */
@@ -36,12 +45,22 @@ export interface TopologyZone {
   readonly trusted: boolean
 }
 
+/**
+ * How a NAT chooses the port that stands for a host's (RFC 4787, 4.1): the same towards everybody, one for each address, or
+ * one for each address and port, which many call symmetric. Whatever the kind, it lets in only what comes from where the
+ * host has sent to: address and port-dependent filtering (RFC 4787, 5).
+ */
+export type NatKind = (typeof NAT_KINDS)[number]
+const NAT_KINDS = ['endpoint-independent', 'address-dependent', 'symmetric'] as const
+
 /** A subnet that hosts are on. */
 export interface TopologyUnderlay {
   readonly name: string
   readonly zone: string
   readonly prefixes: readonly Prefix[]
   readonly mtuBytes: number
+  /** Nobody outside reaches it but through a NAT of its own, which this is. */
+  readonly nat?: NatKind | undefined
 }
 
 export interface TopologyHost {
@@ -49,6 +68,8 @@ export interface TopologyHost {
   readonly underlay: string
   /** A `vxlan-peer` is a machine with a plain VXLAN device that somebody else manages: nothing of ours runs there. */
   readonly kind: 'weft' | 'vxlan-peer'
+  /** What its data plane is said to do; by default what `weft join` says. */
+  readonly capabilities?: readonly string[] | undefined
 }
 
 export interface TopologyNetwork {
@@ -56,6 +77,8 @@ export interface TopologyNetwork {
   readonly tenant?: string | undefined
   readonly prefixes: readonly Prefix[]
   readonly mtuBytes: number
+  /** By default what `weft network create` says. */
+  readonly encryption?: LinkEncryption | undefined
 }
 
 export interface TopologyEndpoint {
@@ -79,6 +102,7 @@ const topologySchema: z.ZodType<Topology> = z.strictObject({
         zone: nameField,
         prefixes: z.array(prefixField).min(1).max(2),
         mtuBytes: z.int().min(1280).max(9000).default(1500),
+        nat: z.enum(NAT_KINDS).optional(),
       }),
     )
     .min(1),
@@ -89,6 +113,7 @@ const topologySchema: z.ZodType<Topology> = z.strictObject({
         name: shortName,
         underlay: shortName,
         kind: z.enum(['weft', 'vxlan-peer']).default('weft'),
+        capabilities: z.array(nameField).optional(),
       }),
     )
     .min(1)
@@ -100,6 +125,7 @@ const topologySchema: z.ZodType<Topology> = z.strictObject({
         tenant: nameField.optional(),
         prefixes: z.array(prefixField).min(1),
         mtuBytes: z.int().default(MTU_DEFAULT_BYTES),
+        encryption: z.enum(['required', 'outside-trusted-zones']).optional(),
       }),
     )
     .default([]),
@@ -123,7 +149,7 @@ export function tenantOf({ tenant, networks }: Topology, network: string): strin
 }
 
 /** Topologies that come with the lab. */
-export const BUILT_IN_TOPOLOGIES = ['routed', 'pair'] as const
+export const BUILT_IN_TOPOLOGIES = ['routed', 'pair', 'nat'] as const
 
 /**
  * Reads a built-in topology by name, else a file.
@@ -155,6 +181,7 @@ export function parseTopology(text: string, source: string): Topology {
 function inconsistencies(topology: Topology): readonly Mistake[] {
   const mistakes: Mistake[] = []
   const { zones, underlays, hosts, networks, endpoints } = topology
+  const places = placesOf(topology)
 
   const refuseTwice = (list: string, keys: readonly string[]): void => {
     for (const [index, key] of keys.entries()) {
@@ -194,11 +221,15 @@ function inconsistencies(topology: Topology): readonly Mistake[] {
   }
   const owners = networks.map((network) => ({ name: network.tenant ?? topology.tenant }))
   for (const [index, tenant] of topology.locked.entries()) demand(['locked', index], owners, tenant)
-  for (const [index, underlay] of underlays.entries())
+  for (const [index, underlay] of underlays.entries()) {
     demand(['underlays', index, 'zone'], zones, underlay.zone)
+    for (const message of natMistakes(topology, underlay)) {
+      mistakes.push({ path: ['underlays', index, 'nat'], message })
+    }
+  }
   for (const [index, host] of hosts.entries()) {
     demand(['hosts', index, 'underlay'], underlays, host.underlay)
-    if (RESERVED_PLACES.includes(host.name)) {
+    if (places.includes(host.name)) {
       mistakes.push({
         path: ['hosts', index, 'name'],
         message: `${host.name} is the lab's own place`,
@@ -218,6 +249,13 @@ function inconsistencies(topology: Topology): readonly Mistake[] {
       })
     }
   }
+  for (const [index, { name }] of networks.entries()) {
+    if (name !== NAT_WORD || underlays.every(({ nat }) => nat === undefined)) continue
+    mistakes.push({
+      path: ['networks', index, 'name'],
+      message: `${name} names what belongs to the NATs of the lab`,
+    })
+  }
   if (!topology.router && (underlays.length !== 1 || hosts.length !== 2)) {
     mistakes.push({
       path: ['router'],
@@ -227,5 +265,48 @@ function inconsistencies(topology: Topology): readonly Mistake[] {
   return mistakes
 }
 
+/** What cannot be of the NAT of an underlay. */
+function natMistakes(topology: Topology, underlay: TopologyUnderlay): readonly string[] {
+  const { underlays, hosts, router } = topology
+  if (underlay.nat === undefined) return []
+  const mistakes: string[] = []
+  if (!router) mistakes.push('a NAT needs the router')
+  if (underlay.prefixes.some((prefix) => firstAddress(prefix).family !== 4)) {
+    mistakes.push('behind a NAT there is IPv4 alone')
+  }
+  const inside = hosts.filter((host) => host.underlay === underlay.name)
+  if (underlay.nat === 'address-dependent' && inside.length > 1) {
+    mistakes.push('an address-dependent NAT of the lab serves one host')
+  }
+  const isTaken = underlays.some(({ prefixes }) =>
+    prefixes.some(
+      (prefix) =>
+        contains(prefix, firstAddress(NAT_OUTSIDE)) || contains(NAT_OUTSIDE, firstAddress(prefix)),
+    ),
+  )
+  if (isTaken) mistakes.push(`${formatPrefix(NAT_OUTSIDE)} is for the NATs' own addresses`)
+  return mistakes
+}
+
+/** Of the name of a NAT's namespace, before the underlay's. */
+const NAT_WORD = 'nat'
+
+/** Where the NATs are for everybody outside (TEST-NET-3 of RFC 5737): a subnet of four addresses for each. */
+export const NAT_OUTSIDE: Prefix = mustPrefix('203.0.113.0/24')
+
+/** The place of an underlay's NAT. */
+export function natPlace(underlay: string): string {
+  return `${NAT_WORD}-${underlay}`
+}
+
 /** Namespaces of a lab besides those of hosts and endpoints. */
-export const RESERVED_PLACES: readonly string[] = ['control', 'router']
+export function placesOf({ underlays }: Pick<Topology, 'underlays'>): readonly string[] {
+  const nats = underlays.filter(({ nat }) => nat !== undefined)
+  return ['control', 'router', ...nats.map(({ name }) => natPlace(name))]
+}
+
+function mustPrefix(text: string): Prefix {
+  const parsed = parsePrefix(text)
+  if (parsed === undefined) throw new TypeError(`${text} is no prefix`)
+  return parsed
+}
