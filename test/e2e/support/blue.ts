@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import type { Lab } from '@weft/lab'
+import { ROOT } from '../../check/repository.ts'
 import { ping } from '../../support/probe.ts'
 import { at, sharedLab } from './lab.ts'
 import type { Target } from './traffic.ts'
@@ -20,9 +22,15 @@ export const RED = [
 
 export type Known = (typeof BLUE)[number] | (typeof RED)[number]
 
-/** The lab of the scenarios in `routed`. */
+/** The lab of the scenarios in `routed`: the topology of that name, with networks that go plain between its hosts. */
 export function routedLab(): Promise<Lab> {
-  return sharedLab({ topology: 'routed', configReplicas: 3 })
+  const topology = join(ROOT, 'test/e2e/routed/topology.yaml')
+  return sharedLab({ topology, configReplicas: 3 })
+}
+
+/** The lab of the scenarios in `sealed`: as it is for users. */
+export function sealedLab(): Promise<Lab> {
+  return sharedLab({ topology: 'routed', configReplicas: 1 })
 }
 
 export function target(lab: Lab, known: Known, family: 4 | 6 = 4): Target {

@@ -24,6 +24,7 @@ const ENDS = [
   'same_host',
   'direct',
   'device',
+  'sealed',
   'replicated',
   'answered',
   'absorbed',

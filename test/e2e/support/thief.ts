@@ -57,6 +57,7 @@ const outcomes = {
       capabilities: [],
       wireVersions: [],
       sentAtUnixMs: BigInt(Date.now()),
+      sealedListener: undefined,
     }).finish()
     await client.join({
       idempotencyKey: '',

@@ -6,23 +6,26 @@ import { ping, startSniffer } from '../../support/probe.ts'
 import { at } from '../support/lab.ts'
 import { wideLab } from '../support/wide.ts'
 
-test('hosts that share no trusted zone are refused with the reason, and nothing is sent plain', async () => {
+/** What ping repeats in its payload: it takes 16 bytes. */
+const PATTERN = hex('woven in the ope')
+
+test('hosts that share no trusted zone seal what they say to each other', async () => {
+  const lab = await wideLab()
+  await using sniffer = await startSniffer(at(lab, 'island'), { device: 'under0', match: PATTERN })
+  await using inside = await startSniffer(at(lab, 'split/near'), { device: 'eth0', match: PATTERN })
+  await at(lab, 'split/near').mustRun([
+    ...['ping', '-c', '3', '-i', '0.2', '-W', '5', '-p', PATTERN, '10.80.0.14'],
+  ])
+  assert.ok((await inside.stop()).matched >= 3)
+  assert.equal((await sniffer.stop()).matched, 0)
+})
+
+test('a host that does not seal is refused with the reason, and nothing is sent plain', async () => {
   const lab = await wideLab()
   const near = at(lab, 'split/near')
-  // The payload of ping's echo requests ends with these bytes.
-  const pattern = hex('woven in the open')
-  await using sniffer = await startSniffer(at(lab, 'outpost'), { device: 'under0', match: pattern })
+  await using sniffer = await startSniffer(at(lab, 'outpost'), { device: 'under0', match: PATTERN })
   const { code } = await near.run([
-    'ping',
-    '-c',
-    '3',
-    '-i',
-    '0.2',
-    '-W',
-    '1',
-    '-p',
-    pattern.slice(0, 32),
-    '10.80.0.13',
+    ...['ping', '-c', '3', '-i', '0.2', '-W', '1', '-p', PATTERN, '10.80.0.13'],
   ])
   assert.notEqual(code, 0, 'the target answered')
   assert.equal((await sniffer.stop()).matched, 0)
