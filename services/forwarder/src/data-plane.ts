@@ -35,6 +35,8 @@ export interface DataPlaneListener {
   onFound(): Promise<void>
   /** The shuttle is there and its tables are in step: ports and flows are to be compared. */
   onJoined(): Promise<void>
+  /** Resolves when what else decides of tables is decided: without it they would void flows that follow from it. */
+  prepared(): Promise<void>
   /** Tables are in force that were not before. */
   onApplied(): void
   onMisses(misses: readonly Miss[], reply: (answers: HandleMissesRequest) => void): void
@@ -62,6 +64,7 @@ export class DataPlane {
   #appliedAtMs = Date.now()
   /** Ends the stream of misses, so that the shuttle is joined anew and everything is compared. */
   #leave: () => void = () => {}
+  #prepared: () => Promise<void> = async () => {}
   #onApplied: () => void = () => {}
   #ports: { readonly at: number; readonly list: Promise<ShuttlePort[]> } | undefined
 
@@ -96,6 +99,7 @@ export class DataPlane {
 
   /** Joins the shuttle, and joins it anew whenever it was lost, until the signal is aborted. */
   async run(listener: DataPlaneListener, signal: AbortSignal): Promise<void> {
+    this.#prepared = () => listener.prepared()
     this.#onApplied = () => listener.onApplied()
     for (let attempt = 1; !signal.aborted; attempt++) {
       try {
@@ -225,6 +229,7 @@ export class DataPlane {
   }
 
   async #apply(): Promise<void> {
+    await this.#prepared()
     // Tables that somebody else wrote may hold what we do not know (our rows are lost, or on their way): they are replaced
     // only by a complete set, and until then things are only added to them. Rows that ran out leave nothing to wait for.
     const { self, hasRunOut } = this.#rows

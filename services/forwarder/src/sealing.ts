@@ -63,6 +63,11 @@ export class Sealing {
     return this.#configuring.run()
   }
 
+  /** Resolves once the shuttle has what it was to get, or does not take it. */
+  settled(): Promise<void> {
+    return this.#configuring.idle()
+  }
+
   /** The shuttle is there, and may be another one than before: gives it everything. */
   shuttleFound(): Promise<void> {
     this.#isShuttleNew = true

@@ -341,17 +341,12 @@ export async function startOn(
       if (row.kind === 'endpoint') resolutions.dropEndpoint(row.id)
       else resolutions.clear()
     }
-    if (touched.some(({ kind }) => kind === 'self')) inBackground(reconfigure)
+    // Whether and how this host seals may be another; tables wait for it.
+    if (touched.some(({ kind }) => kind === 'self')) inBackground(() => sealing.configure())
     // A shuttle that is not there gets everything when it is joined.
     dataPlane.sync().catch(() => {})
     const endpoints = touched.filter(({ kind }) => kind === 'endpoint').map(({ id }) => id)
     if (endpoints.length > 0) inBackground(() => desk.compareRows(endpoints))
-  }
-
-  /** Whether and how this host seals may be another. */
-  async function reconfigure(): Promise<void> {
-    await sealing.configure()
-    await dataPlane.sync().catch(() => {})
   }
 
   let saidBy = publicKeyOf(member.identityKey)
@@ -394,6 +389,7 @@ export async function startOn(
     dataPlane.run(
       {
         onFound: () => sealing.shuttleFound(),
+        prepared: () => sealing.settled(),
         async onJoined() {
           await desk.compare()
           await upkeep.compareFlows()

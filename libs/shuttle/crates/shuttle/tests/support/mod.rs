@@ -451,7 +451,7 @@ pub(crate) fn tables_by(
             remote_address: address_of(other.underlay),
             foreign: false,
             network_ids: has_network.then_some(NETWORK_ID).into_iter().collect(),
-            sealed: is_sealed.then(SealedPeer::default),
+            sealed: is_sealed.then(|| SealedPeer { public_key: vec![7; 32], ..Default::default() }),
         }
     };
     let mut changes = vec![table_change::Change::PutNetwork(network())];
