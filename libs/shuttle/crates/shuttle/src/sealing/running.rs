@@ -281,8 +281,7 @@ impl Running {
     fn publish(&mut self, host_id: u32) {
         let Some(view) = self.views.get(&host_id) else { return };
         let entry = view.entry();
-        let mtu = PeerId(host_id);
-        self.mtus.insert(mtu, view.inner_mtu());
+        self.mtus.insert(PeerId(host_id), view.inner_mtu());
         self.lanes.update(|table| put_peer(table, host_id, entry));
     }
 
@@ -297,7 +296,7 @@ impl Running {
         let now = now();
         match event {
             Event::Handshake { source, bytes } => {
-                // Refusals are counted by the engine's caller nowhere else: strangers cause them.
+                // Anybody can send what is refused: that is nothing to act on.
                 let _ = self.engine.handle_datagram(now, from(source), &bytes);
             }
             Event::Control { host_id, index, source, bytes } => {
