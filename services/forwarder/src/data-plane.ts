@@ -133,6 +133,7 @@ export class DataPlane {
         endpoint: tableEndpoint({ ...endpoint, hostId: this.#hostId }),
         network: portNetwork(network),
         prefixLengthsBits: prefixLengths(network, endpoint),
+        sealed: network.encryption === 'required',
         attachment:
           attachment.kind === 'tap'
             ? { $case: 'tap', value: { device: attachment.device } }

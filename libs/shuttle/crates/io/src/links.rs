@@ -28,10 +28,13 @@ const IFA_F_PERMANENT: u32 = 0x80;
 const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 const IFA_FLAGS: u16 = 8;
 
-/// Largest super-packet that an endpoint's device may make. An outer IP packet has at most 65,535
+/// Largest super-packet that an endpoint's device may make, whatever carries it. An outer IP packet has at most 65,535
 /// bytes; the headers around an Ethernet frame take 70 (IPv6) and its own header 14, which leaves
 /// 65,451.
 const GSO_BYTES_MAX: u32 = 65_451;
+/// What TCP leaves free of it beside the payload: `MAX_TCP_HEADER` and one (net/core/sock.c,
+/// `sk_dst_gso_max_size`).
+const TCP_ROOM_BYTES: u32 = 320 + 1;
 /// A packet over the network's MTU must come as far as the programs, which have it answered: a veth
 /// drops what exceeds the MTU of its receiving end.
 const HOST_SIDE_MTU_BYTES: u32 = 65_535;
@@ -71,6 +74,8 @@ pub struct InnerDevice<'a> {
     pub mac: [u8; 6],
     /// The network's.
     pub mtu_bytes: u32,
+    /// TCP payload of a super-packet that it may make; what every carrier takes if not given.
+    pub super_packet_payload_bytes: Option<u32>,
     /// Addresses with the length of the prefix in which they reach their neighbours.
     pub addresses: &'a [(IpAddr, u8)],
     /// Make no route to those prefixes.
@@ -133,6 +138,9 @@ impl Links {
         inner: &mut Self,
     ) -> Result<Link, NetlinkError> {
         let what = format!("make device {name} with {} at its other end", device.name);
+        let gso_bytes = device
+            .super_packet_payload_bytes
+            .map_or(GSO_BYTES_MAX, |payload| GSO_BYTES_MAX.min(payload + TCP_ROOM_BYTES));
         let request = make_request()
             .text(libc::IFLA_IFNAME, name)
             .number(libc::IFLA_MTU, HOST_SIDE_MTU_BYTES)
@@ -147,8 +155,8 @@ impl Links {
                             )
                             .attribute(libc::IFLA_ADDRESS, &device.mac)
                             .number(libc::IFLA_MTU, device.mtu_bytes)
-                            .number(IFLA_GSO_MAX_SIZE, GSO_BYTES_MAX)
-                            .number(IFLA_GSO_IPV4_MAX_SIZE, GSO_BYTES_MAX)
+                            .number(IFLA_GSO_MAX_SIZE, gso_bytes)
+                            .number(IFLA_GSO_IPV4_MAX_SIZE, gso_bytes)
                     })
                 })
             });

@@ -25,6 +25,9 @@ pub use join::{Arrival, Emission, PARTS_MAX, join};
 pub use reason::DropReason;
 pub use replay::REPLAY_WINDOW;
 pub use session::{OpenError, REJECT_AFTER_MESSAGES, ReceiveSession, Sealed, SendSession};
-pub use split::{FRAME_AT, Form, Route, Split, TAP_BYTES_MAX, TapFrame};
+pub use split::{
+    FRAME_AT, Form, OVERHEAD_BYTES, Route, Split, TAP_BYTES_MAX, TapFrame,
+    super_packet_payload_bytes,
+};
 pub use vnet::{Gso, META_BYTES, SealMeta, Unfinished, VNET_BYTES, VnetHeader};
 pub use wire::{DATA_HEADER_BYTES, DataHeader, Message};

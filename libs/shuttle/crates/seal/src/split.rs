@@ -1,6 +1,6 @@
 //! Frames from the TAP, super-packets among them, into sealed datagrams.
 
-use crate::batch::{BYTES_MAX, Batch};
+use crate::batch::{BYTES_MAX, Batch, DATAGRAMS_MAX};
 use crate::checksum::Sum;
 use crate::cipher::TAG_BYTES;
 use crate::geneve::{GENEVE_BYTES, GENEVE_SEGMENT_BYTES, Geneve, Segment};
@@ -15,7 +15,21 @@ pub const FRAME_AT: usize = VNET_BYTES + META_BYTES;
 /// Bytes that a read from the TAP may fill.
 pub const TAP_BYTES_MAX: usize = FRAME_AT + 65_535;
 
+/// Before and after an inner IP packet in a datagram between own hosts: header and tag of a data
+/// message, Geneve with option SEG, the Ethernet header.
+pub const OVERHEAD_BYTES: usize =
+    DATA_HEADER_BYTES + TAG_BYTES + GENEVE_SEGMENT_BYTES + ETHERNET_BYTES;
+/// The longest IPv6 and TCP headers of a bulk flow: with time stamps (RFC 7323).
+const TCP_HEADERS_BYTES: usize = 40 + 20 + 12;
+
 const PREFIX_MAX: usize = GENEVE_SEGMENT_BYTES + HEADERS_MAX;
+
+/// The largest TCP payload of which the whole segments go in one send between own hosts, where IP
+/// packets have at most `mtu_bytes`. A little more would cost a second send.
+pub fn super_packet_payload_bytes(mtu_bytes: usize) -> usize {
+    let datagrams = (BYTES_MAX / (mtu_bytes + OVERHEAD_BYTES)).clamp(1, DATAGRAMS_MAX);
+    ((datagrams + 1) * mtu_bytes.saturating_sub(TCP_HEADERS_BYTES)).saturating_sub(1)
+}
 
 /// What the payload of a peer's messages is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

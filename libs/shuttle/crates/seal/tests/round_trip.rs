@@ -6,8 +6,8 @@ use packets::{Packet, check_standalone, packet, resolve};
 use proptest::prelude::*;
 use weft_seal::{
     Arrival, BYTES_MAX, Batch, Cipher, DATA_HEADER_BYTES, DATAGRAMS_MAX, DropReason, Form, Geneve,
-    Gso, Message, ReceiveSession, Route, SealMeta, Sealed, SendSession, TapFrame, VNET_BYTES,
-    VnetHeader, join,
+    Gso, Message, OVERHEAD_BYTES, ReceiveSession, Route, SealMeta, Sealed, SendSession, TapFrame,
+    VNET_BYTES, VnetHeader, join, super_packet_payload_bytes,
 };
 
 const KEY: [u8; 32] = [5; 32];
@@ -85,6 +85,24 @@ fn taken_apart(write: &[u8]) -> (VnetHeader, SealMeta, Vec<u8>) {
     frame.extend_from_slice(&meta.ethertype.to_be_bytes());
     frame.extend_from_slice(&write[VNET_BYTES + 30..]);
     (vnet, meta, frame)
+}
+
+#[test]
+fn a_super_packet_of_the_advised_length_is_one_send_and_little_is_wasted() {
+    for mtu in [576, 1280, 1320, 1400, 8_900, 65_000] {
+        let payload = super_packet_payload_bytes(mtu).min(65_000);
+        for (v6, tcp_options) in [(false, 0), (false, 12), (true, 0), (true, 12)] {
+            let headers = if v6 { 60 } else { 40 } + tcp_options;
+            let mss = mtu - headers;
+            let whole = payload / mss * mss;
+            let gso_size = Some(u16::try_from(mss).unwrap());
+            let packet = Packet { v6, tcp_options, ..Packet::tcp4(whole.max(mss), gso_size) };
+            let sends = split(&packet, SEGMENTS).unwrap();
+            assert_eq!(sends.len(), 1, "MTU {mtu}, headers {headers}");
+            let most = (BYTES_MAX / (mtu + OVERHEAD_BYTES)).min(DATAGRAMS_MAX);
+            assert!(8 * (whole.max(mss) / mss) >= 7 * most, "MTU {mtu}, headers {headers}");
+        }
+    }
 }
 
 proptest! {

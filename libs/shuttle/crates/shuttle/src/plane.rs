@@ -491,6 +491,7 @@ impl Plane {
             netns: namespace.as_fd(),
             mac: wanted.endpoint.mac.0,
             mtu_bytes: wanted.network.mtu_bytes,
+            super_packet_payload_bytes: wanted.super_packet_payload_bytes,
             addresses: &wanted.addresses,
             keep_routes: netns.keep_routes,
         };
@@ -858,6 +859,7 @@ struct Wanted {
     endpoint: weft_engine::Endpoint,
     network: weft_engine::Network,
     addresses: Vec<(IpAddr, u8)>,
+    super_packet_payload_bytes: Option<u32>,
 }
 
 impl Wanted {
@@ -883,7 +885,12 @@ impl Wanted {
                 ))
             });
         let addresses = addresses.collect::<Result<_, Failure>>()?;
-        Ok(Self { endpoint, network, addresses })
+        let mtu_bytes = usize::try_from(network.mtu_bytes).unwrap_or(usize::MAX);
+        let super_packet_payload_bytes = request
+            .sealed
+            .then(|| u32::try_from(weft_seal::super_packet_payload_bytes(mtu_bytes)).ok())
+            .flatten();
+        Ok(Self { endpoint, network, addresses, super_packet_payload_bytes })
     }
 
     fn into_port(self, saved: &SavedPort) -> Port {

@@ -14,7 +14,7 @@ use weft_lane::{
     CipherSpeeds, Event, Framing, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State,
     Table, Tap, UdpSocket,
 };
-use weft_seal::{Cipher, ReceiveSession, SendSession};
+use weft_seal::{Cipher, OVERHEAD_BYTES, ReceiveSession, SendSession};
 use weft_tunnel::{
     ControlFrame, Endpoint, Engine, EngineConfig, Features, Now, OsRandom, Output, PeerConfig,
     PeerId, PeerKind, PeerState, REJECT_AFTER_TIME, Traffic,
@@ -34,9 +34,6 @@ const CIPHER_MEASUREMENT: Duration = Duration::from_millis(20);
 /// IP and UDP headers of a datagram.
 const IPV4_UDP_BYTES: usize = 20 + 8;
 const IPV6_UDP_BYTES: usize = 40 + 8;
-/// Before and after an inner IP packet in a datagram: header and tag of a data message 32, Geneve
-/// with option SEG 20, Ethernet 14.
-const INNER_BYTES: usize = 16 + 16 + 8 + 12 + 14;
 /// Of a device of which nothing else is known.
 const LINK_MTU_DEFAULT: usize = 1_500;
 /// How often it is decided which sessions are kept.
@@ -711,7 +708,7 @@ impl View {
 
     /// Largest inner IP packet.
     fn inner_mtu(&self) -> u16 {
-        u16::try_from(self.datagram_bytes_max() - INNER_BYTES).unwrap_or(u16::MAX)
+        u16::try_from(self.datagram_bytes_max() - OVERHEAD_BYTES).unwrap_or(u16::MAX)
     }
 
     /// Whether the session that ended was the one to send by.

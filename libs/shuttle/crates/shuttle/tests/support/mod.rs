@@ -106,6 +106,7 @@ impl Subject {
             network: Some(network()),
             prefix_lengths_bits: vec![16, 64],
             attachment: Some(attach_port_request::Attachment::Netns(netns)),
+            sealed: true,
         }
     }
 }
