@@ -31,6 +31,11 @@ export interface Received {
   }[]
 }
 
+export interface Sniffed {
+  readonly frames: number
+  readonly matched: number
+}
+
 export interface Pinged {
   readonly sent: number
   readonly received: number
@@ -91,8 +96,7 @@ export const startSender = (place: Place, options: SendOptions): Promise<Probe<S
 export const startSniffer = (
   place: Place,
   options: { readonly device: string; readonly match: string },
-): Promise<Probe<{ readonly frames: number; readonly matched: number }>> =>
-  start(place, 'sniff', options)
+): Promise<Probe<Sniffed>> => start(place, 'sniff', options)
 
 export const startTapBridge = (
   place: Place,
