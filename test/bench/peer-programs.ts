@@ -34,6 +34,13 @@ export interface GoModule {
   readonly commands: readonly string[]
 }
 
+/** Its only command is in the folder of the module. */
+export const WIREGUARD_GO: GoModule = {
+  path: 'golang.zx2c4.com/wireguard',
+  versions: ['v0.0.0-20260522210424-ecfc5a8d5446'],
+  commands: [''],
+}
+
 /**
  * The commands of a module, in its order.
  * @throws MissingPeerError if no version can be built

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { eventually } from '../support/eventually.ts'
 import { mustRun, type NewPlace } from '../support/place.ts'
-import { debianProgram, goPrograms, PROGRAMS, type Program } from './peer-programs.ts'
+import { debianProgram, goPrograms, PROGRAMS, type Program, WIREGUARD_GO } from './peer-programs.ts'
 import { INNER, MTU, type Peer, peer, twoHosts, UNDERLAY } from './peers.ts'
 
 const DEVICE = 'vpn0'
@@ -48,11 +48,7 @@ interface Tunnel {
 /** WireGuard in user space; it hands rows of datagrams to the kernel at once where the kernel takes them. */
 export async function wireguardGo(prefix: string): Promise<TunnelPeer> {
   const PORT = 51_820
-  const [program] = await goPrograms({
-    path: 'golang.zx2c4.com/wireguard',
-    versions: ['v0.0.0-20260522210424-ecfc5a8d5446'],
-    commands: [''],
-  })
+  const [program] = await goPrograms(WIREGUARD_GO)
   const keys = [x25519(), x25519()]
   return await joinHosts(prefix, {
     name: 'wireguard-go',

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { basename, dirname, join } from 'node:path'
 import { removeLab } from '@weft/lab'
+import { goPrograms, MissingPeerError, PROGRAMS, WIREGUARD_GO } from '../bench/peer-programs.ts'
 import { ROOT, trackedFiles } from '../check/repository.ts'
 import { addCounts, type Counts, countCargoTests, NOTHING } from './counts.ts'
 import { runNodeTests } from './node-tests.ts'
@@ -23,6 +24,8 @@ const E2E = 'test/e2e/'
 const DOCKER = 'test/docker/'
 /** Files that feed parsers with what was mutated and with anything at all. */
 const PARSERS = 'parsers.test.ts'
+/** Test of cargo with peers by others; those of its tests that are ignored take half an hour. */
+const INTEROP = 'wireguard_go'
 /** Cases of each parser in full, where WEFT_FUZZ_RUNS says no other number: some 20 minutes. */
 const FUZZ_RUNS = '20000'
 
@@ -45,7 +48,7 @@ export const TIERS: readonly Tier[] = [
   {
     name: 'kernel',
     what: 'eBPF programs and the shuttle in the running kernel',
-    run: () => runCargoTests(['--test', '*']),
+    run: async () => runCargoTests(['--test', '*'], await peers()),
   },
   {
     name: 'lab',
@@ -63,12 +66,34 @@ export const TIERS: readonly Tier[] = [
   },
 ]
 
-/** The scenarios in full, and the parsers with many cases: files whose name contains one of `names`. */
+/** The scenarios in full, the parsers with many cases, and the long tests with peers: files whose name contains one of `names`. */
 export function tortureTier(names: readonly string[]): Tier {
   return {
     name: 'torture',
     what: names.length === 0 ? 'all scenarios and parsers in full' : `in full: ${names.join(', ')}`,
-    run: async () => addCounts(await runParsers(names), await runScenarios(names, true)),
+    run: async () =>
+      [
+        await runParsers(names),
+        await runScenarios(names, true),
+        await runInteropInFull(names),
+      ].reduce(addCounts),
+  }
+}
+
+async function runInteropInFull(names: readonly string[]): Promise<Counts> {
+  if (!isMeant(INTEROP, names)) return NOTHING
+  return await runCargoTests(['--test', INTEROP, '--', '--ignored', '--nocapture'], await peers())
+}
+
+/** Where tests find programs of others; without one they are skipped, with the reason. */
+async function peers(): Promise<{ readonly [name: string]: string }> {
+  try {
+    const [program] = await goPrograms(WIREGUARD_GO)
+    return { WEFT_WIREGUARD_GO: program?.argv(PROGRAMS)[0] ?? '' }
+  } catch (error) {
+    if (!(error instanceof MissingPeerError)) throw error
+    console.log(`skip  ${INTEROP}: ${error.message}`)
+    return {}
   }
 }
 
@@ -114,11 +139,15 @@ async function removeLabOf(pid: number): Promise<void> {
 }
 
 /** Prints what cargo prints; a build that fails counts as one failure. */
-function runCargoTests(targets: readonly string[]): Promise<Counts> {
+function runCargoTests(
+  targets: readonly string[],
+  environment: { readonly [name: string]: string } = {},
+): Promise<Counts> {
   const words = ['test', '--workspace', '--locked', '--no-fail-fast', ...targets]
   return new Promise((resolve) => {
     const child = spawn('cargo', words, {
       cwd: join(ROOT, 'libs/shuttle'),
+      env: { ...process.env, ...environment },
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     const chunks: Buffer[] = []

@@ -34,6 +34,9 @@ struct Pair {
     engine: Engine,
     tunn: Tunn,
     now: Duration,
+    /// Where the other one is, and where this one sends to it.
+    there: SocketAddr,
+    target: Option<SocketAddr>,
     send: Option<(u32, Arc<SendSession>)>,
     receive: Vec<(u32, Arc<ReceiveSession>)>,
     /// Types of the datagrams of both directions, in order.
@@ -64,6 +67,8 @@ impl Pair {
             engine,
             tunn,
             now,
+            there: address(2),
+            target: None,
             send: None,
             receive: Vec::new(),
             wire: Vec::new(),
@@ -87,7 +92,11 @@ impl Pair {
         while let Some(output) = self.engine.poll_output() {
             match output {
                 Output::Transmit(transmit) => self.carry_there(&transmit.bytes),
-                Output::SendWith { index, session, .. } => self.send = Some((index, session)),
+                Output::SendWith { index, session, endpoint, .. } => {
+                    self.send = Some((index, session));
+                    self.target = Some(endpoint.remote);
+                }
+                Output::EndpointChanged { endpoint, .. } => self.target = Some(endpoint.remote),
                 Output::ReceiveWith { index, session, .. } => self.receive.push((index, session)),
                 _ => {}
             }
@@ -118,7 +127,7 @@ impl Pair {
 
     fn carry_here(&mut self, bytes: &[u8]) {
         self.wire.push(bytes[0]);
-        let from = Endpoint { remote: address(2), local: None };
+        let from = Endpoint { remote: self.there, local: None };
         if bytes[0] != 4 {
             self.refused.extend(self.engine.handle_datagram(self.clock(), from, bytes).err());
             self.drain();
@@ -175,13 +184,20 @@ impl Pair {
     }
 
     fn check_traffic(&mut self) {
-        for length in (20..1420).step_by(97).chain([20, 1420]) {
-            let packet = ipv4(length);
-            self.send_from_here(&packet);
-            assert_eq!(self.got_there.last(), Some(&packet));
-            self.send_from_there(&packet);
-            assert_eq!(self.got_here.last().map(|got| &got[..length]), Some(&packet[..]));
+        for length in 20..=1420 {
+            self.exchange(length);
         }
+    }
+
+    /// A packet each way, which has to come as it was.
+    fn exchange(&mut self, length: usize) {
+        let packet = ipv4(length);
+        let before = (self.got_here.len(), self.got_there.len());
+        self.send_from_here(&packet);
+        assert_eq!(self.got_there.last(), Some(&packet));
+        self.send_from_there(&packet);
+        assert_eq!(self.got_here.last().map(|got| &got[..length]), Some(&packet[..]));
+        assert_eq!((self.got_here.len(), self.got_there.len()), (before.0 + 1, before.1 + 1));
     }
 }
 
@@ -275,4 +291,42 @@ fn keys_change_after_two_minutes_of_traffic() {
     assert_ne!(pair.send.clone().unwrap().0, before);
     let handshakes: Vec<u8> = pair.wire.iter().copied().filter(|kind| *kind != 4).collect();
     assert_eq!(handshakes, [1, 2, 1, 2]);
+}
+
+#[test]
+fn half_an_hour_of_both_clocks_brings_every_packet_as_it_was() {
+    let mut pair = Pair::new(Some([3; 32]), LoadLimits::default(), MANY);
+    pair.initiate_there();
+    let mut length = 20;
+    for second in 0..30 * 60 {
+        pair.pass(Duration::from_secs(1));
+        for _ in 0..20 {
+            pair.exchange(length);
+            length = if length == 1420 { 20 } else { length + 1 };
+        }
+        // Its timers run by the machine's clock, so that it is told when two minutes are over; after a
+        // session that was begun here it is told nothing.
+        if second % 240 == 119 {
+            pair.initiate_there();
+        } else if second % 240 == 130 {
+            let now = pair.clock();
+            pair.engine.initiate_to(now, [PEER]);
+            pair.drain();
+        }
+    }
+    let handshakes: Vec<u8> = pair.wire.iter().copied().filter(|kind| *kind != 4).collect();
+    assert!(handshakes.len() >= 2 * 16, "{handshakes:?}");
+    assert_eq!((pair.got_here.len(), pair.got_there.len()), (36_000, 36_000));
+    assert_eq!(pair.refused, []);
+}
+
+#[test]
+fn it_is_followed_when_it_moves() {
+    let mut pair = Pair::new(None, LoadLimits::default(), MANY);
+    pair.initiate_there();
+    pair.exchange(100);
+    pair.there = address(3);
+    pair.send_from_there(&ipv4(100));
+    assert_eq!(pair.target, Some(address(3)));
+    pair.exchange(100);
 }
