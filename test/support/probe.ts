@@ -124,18 +124,25 @@ export const startTcpEcho = (
 ): Promise<Probe<{ readonly connections: number; readonly echoed_bytes: number }>> =>
   start(place, 'tcp-echo', options)
 
+export interface AskOptions {
+  readonly count?: number
+  readonly size?: number
+  readonly 'timeout-ms'?: number
+}
+
+export interface Asked {
+  readonly answered: number
+  readonly p50_ns: number | null
+  readonly max_ns: number | null
+}
+
 /** Requests over one TCP connection, each sent when the answer to the one before has been read. */
-export async function askByTcp(
-  place: Place,
-  to: string,
-  options: { readonly count?: number; readonly size?: number; readonly 'timeout-ms'?: number } = {},
-): Promise<{ readonly answered: number; readonly p50_ns: number | null }> {
-  return await (
-    await start<{ answered: number; p50_ns: number | null }>(place, 'tcp-ask', {
-      to,
-      ...options,
-    })
-  ).end()
+export const startAsk = (place: Place, to: string, options: AskOptions): Promise<Probe<Asked>> =>
+  start(place, 'tcp-ask', { to, ...options })
+
+/** All of them. */
+export async function askByTcp(place: Place, to: string, options: AskOptions = {}): Promise<Asked> {
+  return await (await startAsk(place, to, options)).end()
 }
 
 export async function send(place: Place, options: SendOptions): Promise<Sent> {
