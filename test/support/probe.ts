@@ -98,6 +98,41 @@ export const startSniffer = (
   options: { readonly device: string; readonly match: string },
 ): Promise<Probe<Sniffed>> => start(place, 'sniff', options)
 
+/** Stores datagrams to a port that a device receives, for `startThrow`. */
+export const startRecord = (
+  place: Place,
+  options: {
+    readonly device: string
+    readonly port: number
+    readonly file: string
+    readonly count?: number
+  },
+): Promise<Probe<{ readonly recorded: number }>> => start(place, 'record', options)
+
+export type ThrowKind = 'random' | 'again' | 'reversed' | 'flips' | 'cuts' | 'index'
+
+export interface Thrown {
+  readonly sent: number
+  readonly elapsed_ns: number
+  readonly answered: number
+  readonly answered_bytes: number
+}
+
+/** Throws datagrams that no honest host sends. */
+export const startThrow = (
+  place: Place,
+  options: {
+    readonly to: string
+    readonly from: string
+    readonly kind: ThrowKind
+    readonly file?: string
+    readonly count?: number
+    readonly rate?: number
+    readonly seed?: number
+    readonly spread?: boolean
+  },
+): Promise<Probe<Thrown>> => start(place, 'throw', { ...options })
+
 export const startTapBridge = (
   place: Place,
   options: {

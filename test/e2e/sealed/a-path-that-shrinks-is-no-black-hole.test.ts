@@ -35,7 +35,7 @@ for (const tells of [true, false]) {
       for (const { name } of lab.weftHosts) await at(lab, name).ip('route flush cache')
       // They look for more only ten minutes after they found less.
       for (const { host } of [web, api]) await lab.restart(`shuttle@${host}`)
-      await establish(lab, web, [api])
+      await eventually(() => establish(lab, web, [api]), FOUND_MS)
       await eventually(() => assertPath(lab, LINK_MTU), FOUND_MS)
     })
     if (!tells) made.use(await hush(lab))

@@ -8,6 +8,12 @@ use std::time::Duration;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UsageError(String);
 
+impl UsageError {
+    pub(crate) fn new(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

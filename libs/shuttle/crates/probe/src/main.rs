@@ -6,6 +6,7 @@ mod ping;
 mod sys;
 mod tap;
 mod tcp;
+mod thrown;
 mod udp;
 
 use std::io::Write as _;
@@ -32,11 +33,13 @@ fn main() -> ExitCode {
         "ping" => ping::ping,
         "frame-send" => frames::send,
         "sniff" => frames::sniff,
+        "record" => thrown::record,
+        "throw" => thrown::throw,
         "tap-bridge" => tap::bridge,
         _ => {
             eprintln!("error: unknown mode `{mode}`");
             eprintln!(
-                "try: weft-probe udp-send | udp-recv | udp-echo | tcp-ask | tcp-echo | ping | frame-send | sniff | tap-bridge"
+                "try: weft-probe udp-send | udp-recv | udp-echo | tcp-ask | tcp-echo | ping | frame-send | sniff | record | throw | tap-bridge"
             );
             return ExitCode::from(EXIT_USAGE);
         }
