@@ -13,6 +13,7 @@ const ADDRESS = `${SUBNET}.66`
 const SPREAD = '11.0.0.1'
 const FROM_PORT = 40_000
 const TABLE = 'evil'
+const SEGMENTATION = 'tx-udp-segmentation'
 
 /** What one throw came to at its target. */
 export interface Blow extends Thrown {
@@ -58,6 +59,8 @@ export class Evil implements AsyncDisposable {
       // What it gets for others' addresses goes no further.
       'route add blackhole 11.0.0.0/8',
     )
+    // What is recorded at the host is to be datagrams, not rows of them.
+    await router.mustRun(['ethtool', '-K', `u-${host}`, SEGMENTATION, 'off'])
     const nft = (text: string): Promise<string> => at(lab, host).mustRun(['nft', text])
     await nft(`add table inet ${TABLE}`)
     await nft(`add counter inet ${TABLE} arrived`)
@@ -86,7 +89,8 @@ export class Evil implements AsyncDisposable {
     } = {},
   ): Promise<Blow> {
     const { port = SEALED_PORT, spread = false, ...rest } = options
-    const before = await this.#read()
+    // A shuttle that has just begun anew tells nothing yet.
+    const before = await eventually(() => this.#read())
     const probe = await startThrow(this.place, {
       kind,
       to: `${this.#target}:${port}`,
@@ -134,7 +138,9 @@ export class Evil implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await at(this.#lab, this.#host).mustRun(['nft', `delete table inet ${TABLE}`])
-    await at(this.#lab, 'router').ip('link delete u-evil')
+    const router = at(this.#lab, 'router')
+    await router.mustRun(['ethtool', '-K', `u-${this.#host}`, SEGMENTATION, 'on'])
+    await router.ip('link delete u-evil')
     await this.place[Symbol.asyncDispose]()
   }
 }
