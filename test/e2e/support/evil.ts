@@ -13,6 +13,7 @@ const ADDRESS = `${SUBNET}.66`
 const SPREAD = '11.0.0.1'
 const FROM_PORT = 40_000
 const TABLE = 'evil'
+const ENDLESS = 1_000_000_000
 const SEGMENTATION = 'tx-udp-segmentation'
 
 /** What one throw came to at its target. */
@@ -86,19 +87,23 @@ export class Evil implements AsyncDisposable {
       readonly port?: number
       /** Sources all over a /8 instead of its own address. */
       readonly spread?: boolean
+      /** It throws on until this has come to its end; `count` is then left out. */
+      readonly during?: () => Promise<void>
     } = {},
   ): Promise<Blow> {
-    const { port = SEALED_PORT, spread = false, ...rest } = options
+    const { port = SEALED_PORT, spread = false, during, ...rest } = options
     // A shuttle that has just begun anew tells nothing yet.
     const before = await eventually(() => this.#read())
-    const probe = await startThrow(this.place, {
+    await using probe = await startThrow(this.place, {
       kind,
       to: `${this.#target}:${port}`,
       from: `${spread ? SPREAD : ADDRESS}:${FROM_PORT}`,
       spread,
+      ...(during && { count: ENDLESS }),
       ...rest,
     })
-    const thrown = await probe.end()
+    await during?.()
+    const thrown = await (during ? probe.stop() : probe.end())
     return await eventually(async () => {
       const now = await this.#read()
       const arrived = now.arrived - before.arrived
