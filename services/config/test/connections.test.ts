@@ -135,6 +135,10 @@ describe('the row of a peer', () => {
     const self = (await rowsOf(rows, alpha.id)).get(`self.${alpha.id}`)?.row
     assert(self?.$case === 'self')
     assert.equal(self.value.sealedPort, 4_501)
+    assert.deepEqual(
+      self.value.configured.map(({ port }) => port),
+      [4_500],
+    )
   })
 })
 

@@ -149,6 +149,7 @@ export class HostRows {
             addresses: this.#peerAddresses(host),
             capabilities: host.capabilities,
             sealedPort: sealedPortOf(host),
+            configured: host.sealedListener?.configured ?? [],
           },
         }
       case 'statement': {

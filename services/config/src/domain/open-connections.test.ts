@@ -48,6 +48,18 @@ describe('what a host says of its open connections', () => {
     assert.equal(kept.size, 1)
   })
 
+  test('is of hosts alone: a WireGuard client is nobody else’s business', () => {
+    const kept = new OpenConnections()
+    const client = to(0, { endpointId: 21 })
+
+    kept.take(report(1n, { connections: [client, to(2)] }), 0)
+
+    assert.deepEqual(
+      kept.of(ALPHA, 0).map(({ connection }) => connection.hostId),
+      [2],
+    )
+  })
+
   test('is refused when it comes again, late, or larger than any', () => {
     const kept = new OpenConnections()
     kept.take(report(5n), 0)

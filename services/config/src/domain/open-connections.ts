@@ -120,6 +120,8 @@ export class OpenConnections {
   }
 
   #keep(host: HostSays, connection: OpenConnection, nowMs: number): void {
+    // A WireGuard client, of which its host alone keeps the state.
+    if (connection.hostId === 0) return
     const key = `${connection.hostId} ${connection.carrier}`
     const isNew = !host.connections.has(key)
     if (isNew && (host.connections.size >= KEPT_PER_HOST_MAX || this.#kept >= KEPT_MAX)) return
@@ -179,6 +181,7 @@ function trimmed(connection: OpenConnection): OpenConnection {
     lastHandshakeUnixMs: connection.lastHandshakeUnixMs,
     cipher: connection.cipher,
     offloads: offloads.slice(0, OFFLOADS_MAX),
+    endpointId: 0,
   }
 }
 
