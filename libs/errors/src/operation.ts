@@ -93,6 +93,30 @@ export class DifferentNetworksError extends WeftError {
   }
 }
 
+/** A host takes no WireGuard clients, because it does not seal. */
+export class SealingUnavailableError extends WeftError {
+  constructor(facts: { host: string; problem: string }) {
+    super(
+      'sealing-unavailable',
+      `host ${facts.host} takes no WireGuard clients: ${facts.problem}`,
+      facts,
+      `choose another host with --host, or see what is wrong: weft host show ${facts.host}`,
+    )
+  }
+}
+
+/** Nobody whom the host does not know can reach it. */
+export class NoCandidateError extends WeftError {
+  constructor(facts: { host: string; problem: string }) {
+    super(
+      'no-candidate',
+      `WireGuard clients find no way to host ${facts.host}: ${facts.problem}`,
+      facts,
+      `forward a UDP port to it and say which: weft host set ${facts.host} --candidate ADDRESS:PORT; or name an address for this client alone: --endpoint ADDRESS:PORT`,
+    )
+  }
+}
+
 export class PermissionDeniedError extends WeftError {
   /** `reason`: one of few words, for counting. */
   constructor(facts: { what: string; problem?: string; reason?: string; remedy?: string }) {

@@ -324,6 +324,31 @@ export class DeviceNameTakenError extends WeftError {
   }
 }
 
+/** A WireGuard client has a key that somebody else has. */
+export class ClientKeyTakenError extends WeftError {
+  /** `holder`: who has it, for example `endpoint lab/blue/phone`. */
+  constructor(facts: { key: string; holder: string }) {
+    super(
+      'client-key-taken',
+      `the key ${facts.key} is that of ${facts.holder} already`,
+      facts,
+      'give each client a key of its own: without --public-key a new one is made',
+    )
+  }
+}
+
+/** The endpoint has another client, or this one with another preshared key. */
+export class OtherClientAttachedError extends WeftError {
+  constructor(facts: { endpoint: string; key: string; problem: string }) {
+    super(
+      'other-client-attached',
+      `endpoint ${facts.endpoint} is attached already, as the WireGuard client with key ${facts.key}: ${facts.problem}`,
+      facts,
+      `to put another in its place, detach it first, which cuts it off: weft port detach ${facts.endpoint}`,
+    )
+  }
+}
+
 export class IdempotencyMismatchError extends WeftError {
   constructor(facts: { key: string }) {
     super(

@@ -15,6 +15,9 @@ export const MTU_MAX_BYTES = 65_485
 /** What fits an IPv6 underlay of 1500 with room for the sealed carrier's overhead, and Docker's and clouds' smaller links. */
 export const MTU_DEFAULT_BYTES = 1320
 
+/** Largest MTU of a WireGuard client: 1500 less IPv6 40, UDP 8, and the message's 32 (wg-quick's default). */
+export const WIREGUARD_MTU_MAX_BYTES = 1420
+
 /** Longest name, in characters: one DNS label (RFC 1123 2.1, RFC 1035 2.3.4). */
 export const NAME_LENGTH_MAX = 63
 

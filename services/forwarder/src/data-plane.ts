@@ -12,7 +12,7 @@ import type {
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { applyTables, type ShuttleClient } from '@weft/shuttle'
 import { untraced } from '@weft/telemetry'
-import { changeToMessage, portNetwork, tableEndpoint } from './decode.ts'
+import { attachmentToMessage, changeToMessage, portNetwork, tableEndpoint } from './decode.ts'
 import type { Dependency } from './dependency.ts'
 import { backOffMs } from './domain/back-off.ts'
 import type { HostRows } from './domain/host-rows.ts'
@@ -134,17 +134,7 @@ export class DataPlane {
         network: portNetwork(network),
         prefixLengthsBits: prefixLengths(network, endpoint),
         sealed: network.encryption === 'required',
-        attachment:
-          attachment.kind === 'tap'
-            ? { $case: 'tap', value: { device: attachment.device } }
-            : {
-                $case: 'netns',
-                value: {
-                  path: attachment.path,
-                  device: attachment.device,
-                  keepRoutes: attachment.keepRoutes,
-                },
-              },
+        attachment: attachmentToMessage(attachment),
       },
       { timeoutMs: TIMEOUT_MS },
     )

@@ -38,6 +38,7 @@ import type {
 import type { Resolution as ResolutionMessage } from '@weft/proto/weftline/location/v1/location.ts'
 import { type Decision as DecisionMessage, Fact } from '@weft/proto/weftline/routing/v1/routing.ts'
 import {
+  type AttachPortRequest,
   type Flow,
   FlowAction,
   type TableChange as TableChangeMessage,
@@ -47,6 +48,7 @@ import {
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import type { Action, Answer } from './domain/answers.ts'
 import type { Decision, FactName } from './domain/decision-cache.ts'
+import type { Attachment, DeviceAttachment } from './domain/ports.ts'
 import type { Resolution } from './domain/resolution-cache.ts'
 import type { Endpoint, Network, PeerAddress, Row } from './domain/rows.ts'
 import {
@@ -84,12 +86,13 @@ export function rowFromMessage(message: HostRow): Row | undefined {
       return { kind: 'peer', value }
     }
     case 'self': {
-      const { name, addresses, capabilities, sealedPort } = message.row.value
+      const { name, addresses, capabilities, sealedPort, configured } = message.row.value
       const value = {
         name,
         addresses: addresses.map(peerAddress),
         canSeal: capabilities.includes(CARRIER_SEALED),
         sealedPort: isPort(sealedPort) ? sealedPort : SEALED_PORT_DEFAULT,
+        configured: configured.flatMap(candidateFrom),
       }
       return { kind: 'self', value }
     }
@@ -234,7 +237,7 @@ function tablePeer(entry: PeerEntry): TablePeer {
 
 const NOTHING: Buffer = Buffer.alloc(0)
 
-function candidateToMessage({ address, port, kind }: Candidate): CandidateMessage {
+export function candidateToMessage({ address, port, kind }: Candidate): CandidateMessage {
   return { address: ipToBytes(address), port, kind: CANDIDATE_KINDS[kind] }
 }
 
@@ -253,6 +256,27 @@ const CANDIDATE_KINDS = {
   configured: CandidateKindMessage.CANDIDATE_KIND_CONFIGURED,
   observed: CandidateKindMessage.CANDIDATE_KIND_OBSERVED,
 } as const
+
+export function attachmentToMessage(
+  attachment: Attachment,
+): NonNullable<AttachPortRequest['attachment']> {
+  if (attachment.kind !== 'wireguard') return deviceToMessage(attachment)
+  const { publicKey, presharedKey } = attachment
+  const value = {
+    publicKey: Buffer.from(publicKey, 'hex'),
+    presharedKey: Buffer.from(presharedKey, 'hex'),
+  }
+  return { $case: 'wireguard', value }
+}
+
+/** The same for the shuttle and for those who ask this host. */
+export function deviceToMessage(
+  attachment: DeviceAttachment,
+): Extract<AttachPortRequest['attachment'], { $case: 'netns' | 'tap' }> {
+  if (attachment.kind === 'tap') return { $case: 'tap', value: { device: attachment.device } }
+  const { path, device, keepRoutes } = attachment
+  return { $case: 'netns', value: { path, device, keepRoutes } }
+}
 
 /** The network as a port's attachment names it. */
 export function portNetwork(network: Network): TableNetwork {

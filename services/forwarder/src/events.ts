@@ -296,10 +296,10 @@ export class Events {
   }
 
   /** `device`: what was attached. */
-  portNotAdopted(endpointId: number, device: string): void {
+  portNotAdopted(endpointId: number, device: string, why: string): void {
     this.#log.error(
       { endpointId, device, remedy: 'attach it again: weft port attach' },
-      'a port is not among those that are written down here, and tenants are locked: it was detached',
+      `a port is not among those that are written down here, and ${why}: it was detached`,
     )
   }
 

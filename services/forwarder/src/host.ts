@@ -1,8 +1,10 @@
+import type { OpenConnection } from '@weft/proto/weftline/common/v1/common.ts'
 import type { DataPlane } from './data-plane.ts'
 import type { Dependency } from './dependency.ts'
 import type { Connections } from './domain/connections.ts'
 import type { DecisionCache } from './domain/decision-cache.ts'
-import type { HostRows } from './domain/host-rows.ts'
+import { type HostRows, ownAddresses } from './domain/host-rows.ts'
+import { clientConnections, openConnections } from './domain/open-connections.ts'
 import type { Ports } from './domain/ports.ts'
 import type { ResolutionCache } from './domain/resolution-cache.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
@@ -30,4 +32,12 @@ export interface Host {
   readonly rightsNowMs: () => number
   /** bus, config, location-resolver, routing-policy and shuttle. */
   readonly dependencies: readonly Dependency[]
+}
+
+/** The connections to other hosts and to clients, as they are at present. */
+export function connectionsOf({ table, sealing, rows, ports }: Host): OpenConnection[] {
+  return [
+    ...openConnections(table.peerEntries(), sealing.states, ownAddresses(rows)),
+    ...clientConnections(ports, sealing.states),
+  ]
 }

@@ -1,9 +1,8 @@
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { gauge, observedCounter } from '@weft/telemetry'
-import { ownAddresses } from './domain/host-rows.ts'
-import { countByState, openConnections } from './domain/open-connections.ts'
+import { countByState } from './domain/open-connections.ts'
 import { portName } from './domain/ports.ts'
-import type { Host } from './host.ts'
+import { connectionsOf, type Host } from './host.ts'
 
 const portPackets = observedCounter<'port' | 'direction'>({
   name: 'weft_port_packets_total',
@@ -41,7 +40,7 @@ const unvouchedNetworks = gauge({
 })
 const openConnectionCount = gauge<'carrier' | 'state'>({
   name: 'weft_forwarder_open_connections',
-  help: 'Connections to other hosts, by carrier (vxlan, sealed) and state (idle, connecting, open, unreachable)',
+  help: 'Connections to other hosts and WireGuard clients, by carrier (vxlan, sealed; client for those) and state (idle, connecting, open, unreachable)',
   labels: ['carrier', 'state'],
 })
 const sealingUp = gauge({
@@ -113,12 +112,7 @@ export function observeHost(host: Host, lastPorts: () => readonly ShuttlePort[])
       report(networks.filter(({ value }) => !host.locks.isVouchedFor(value)).length, {})
     }),
     openConnectionCount.observe((report) => {
-      const connections = openConnections(
-        host.table.peerEntries(),
-        host.sealing.states,
-        ownAddresses(host.rows),
-      )
-      for (const [name, count] of countByState(connections)) {
+      for (const [name, count] of countByState(connectionsOf(host))) {
         const [carrier = '', state = ''] = name.split(' ')
         report(count, { carrier, state })
       }

@@ -17,6 +17,7 @@ import type { Claim } from './domain/location-claims.ts'
 import {
   type Attachment,
   attachmentText,
+  type DeviceAttachment,
   type EndpointName,
   nameText,
   type Port,
@@ -112,7 +113,7 @@ export class PortDesk {
         // A device that was lost and made anew is attached again; one that is there is left alone.
         const created = await this.#dataPlane.attachPort(present)
         this.#lost.delete(present.endpoint.id)
-        return { port: present, created }
+        return { port: await this.#told(present, attachment), created }
       }
       try {
         return { port: await this.#attachNew(name, attachment, idempotencyKey), created: true }
@@ -121,6 +122,16 @@ export class PortDesk {
         throw error
       }
     })
+  }
+
+  /** A client that is attached is told what this host's key is by now. */
+  async #told(port: Port, attachment: Attachment): Promise<Port> {
+    if (port.attachment.kind !== 'wireguard' || attachment.kind !== 'wireguard') return port
+    if (port.attachment.hostKey === attachment.hostKey) return port
+    const told = { ...port, attachment }
+    this.#ports.set(told)
+    await this.#persist()
+    return told
   }
 
   /** Undoes `attach`; false if there was nothing to undo. */
@@ -381,10 +392,16 @@ export class PortDesk {
    * here says in which network it was attached, and where tenants are locked config is not believed as to that.
    */
   async #adoptOrDetach(endpointId: number, found: ShuttlePort): Promise<void> {
+    if (this.#releases.has(endpointId)) return this.#dataPlane.detachPort(endpointId)
     const attachment = attachmentOf(found)
-    if (this.#releases.has(endpointId) || !attachment) return this.#dataPlane.detachPort(endpointId)
+    if (!attachment) {
+      const why = 'the preshared key of a client is written down nowhere else'
+      this.#events.portNotAdopted(endpointId, 'a WireGuard client', why)
+      return this.#dataPlane.detachPort(endpointId)
+    }
     if (this.#hasLocks()) {
-      this.#events.portNotAdopted(endpointId, attachmentText(attachment))
+      const why = 'tenants are locked'
+      this.#events.portNotAdopted(endpointId, attachmentText(attachment), why)
       return this.#dataPlane.detachPort(endpointId)
     }
     const isAssigned = await this.#isAssignedHere(endpointId)
@@ -475,7 +492,8 @@ function detachedClaim({ endpointId, networkId, addresses, sequence }: Release):
   return { change: 'detached', endpointId, networkId, addresses, sequence, configRevision: 0n }
 }
 
-function attachmentOf(port: ShuttlePort): Attachment | undefined {
+/** Undefined for what is no device. */
+function attachmentOf(port: ShuttlePort): DeviceAttachment | undefined {
   switch (port.attachment?.$case) {
     case 'netns':
       return { kind: 'netns', ...port.attachment.value }

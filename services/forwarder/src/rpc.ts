@@ -5,7 +5,7 @@ import {
   PortNotFoundError,
 } from '@weft/errors'
 import { ipToBytes, macToBytes } from '@weft/net'
-import { Cipher, Mechanism, type OpenConnection } from '@weft/proto/weftline/common/v1/common.ts'
+import { Cipher, Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   type AttachPortRequest,
   type CacheStatus as CacheStatusMessage,
@@ -28,14 +28,15 @@ import {
 } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { GUARDED_BY_SOCKET, type Handlers, type Implementation, implement } from '@weft/rpc'
 import manifest from '../package.json' with { type: 'json' }
+import { accessTo, clientFrom, presentHostKey } from './clients.ts'
+import { deviceToMessage } from './decode.ts'
 import type { Dependency } from './dependency.ts'
 import type { Action, Answer } from './domain/answers.ts'
 import type { BreakerStatus } from './domain/breaker.ts'
 import type { CacheStatus } from './domain/cache-status.ts'
-import { ownAddresses } from './domain/host-rows.ts'
-import { connectionKey, countByState, openConnections } from './domain/open-connections.ts'
+import { connectionKey, countByState } from './domain/open-connections.ts'
 import type { Attachment, EndpointName, Port } from './domain/ports.ts'
-import type { Host } from './host.ts'
+import { connectionsOf, type Host } from './host.ts'
 import { pause } from './loop.ts'
 
 const DEVICE_DEFAULT = 'eth0'
@@ -55,10 +56,14 @@ export function hostApi(host: Host): Implementation {
   const handlers: Handlers<ForwarderServiceService> = {
     async attachPort(request) {
       const name = endpointName(request)
-      const attachment = attachmentFrom(request)
+      const attachment = attachmentFrom(host, request)
       const { port, created } = await host.desk.attach(name, attachment, request.idempotencyKey)
       const found = await shuttlePorts(host)
-      return { port: portMessage(host, port, found.get(port.endpoint.id)), created }
+      return {
+        port: portMessage(host, port, found.get(port.endpoint.id)),
+        created,
+        wireguard: attachment.kind === 'wireguard' ? accessTo(host, port.network) : undefined,
+      }
     },
 
     async detachPort(request) {
@@ -84,13 +89,13 @@ export function hostApi(host: Host): Implementation {
     },
 
     async listOpenConnections() {
-      return { connections: connectionsOf(host) }
+      return { connections: namedConnections(host) }
     },
 
     async *watchOpenConnections(_request, { signal }) {
       const told = new Map<string, { bytes: Buffer; connection: HostConnection }>()
       for (let isFirst = true; !signal.aborted; isFirst = false) {
-        const { changed, gone } = differences(connectionsOf(host), told)
+        const { changed, gone } = differences(namedConnections(host), told)
         if (isFirst || changed.length + gone.length > 0) yield* chunks(changed, gone)
         await pause(WATCH_MS, signal)
       }
@@ -129,7 +134,7 @@ export function hostApi(host: Host): Implementation {
         horizonUnixMs: BigInt(horizonMs ?? 0),
         horizonLeftMs: age(horizonMs === undefined ? 0 : horizonMs - host.rightsNowMs()),
         sealing: sealingMessage(host),
-        openConnections: Object.fromEntries(countByState(rawConnectionsOf(host))),
+        openConnections: Object.fromEntries(countByState(connectionsOf(host))),
       }
     },
 
@@ -166,15 +171,20 @@ export function hostApiBeforeJoin(folder: string): Implementation {
   return implement(ForwarderServiceService, handlers, GUARDED_BY_SOCKET)
 }
 
-function rawConnectionsOf({ table, sealing, rows }: Host): OpenConnection[] {
-  return openConnections(table.peerEntries(), sealing.states, ownAddresses(rows))
+function namedConnections(host: Host): HostConnection[] {
+  return connectionsOf(host).map((connection) => ({
+    host: connection.endpointId === 0 ? host.table.hostNameOf(connection.hostId) : '',
+    connection,
+    client: clientName(host, connection.endpointId),
+  }))
 }
 
-function connectionsOf(host: Host): HostConnection[] {
-  return rawConnectionsOf(host).map((connection) => ({
-    host: host.table.hostNameOf(connection.hostId),
-    connection,
-  }))
+/** Undefined for what is no client. */
+function clientName(host: Host, endpointId: number): EndpointName | undefined {
+  const port = host.ports.get(endpointId)
+  if (!port) return undefined
+  const { endpoint, network } = port
+  return { tenant: network.tenant, network: network.name, endpoint: endpoint.name }
 }
 
 /** What is other now than it was told; notes it as told. */
@@ -234,7 +244,7 @@ function endpointName({ tenant, network, endpoint }: EndpointName): EndpointName
   return { tenant, network, endpoint }
 }
 
-function attachmentFrom({ attachment }: AttachPortRequest): Attachment {
+function attachmentFrom(host: Host, { attachment }: AttachPortRequest): Attachment {
   switch (attachment?.$case) {
     case 'netns': {
       const { path, device, keepRoutes } = attachment.value
@@ -254,10 +264,12 @@ function attachmentFrom({ attachment }: AttachPortRequest): Attachment {
     }
     case 'tap':
       return { kind: 'tap', device: deviceName('tap.device', attachment.value.device) }
+    case 'wireguard':
+      return clientFrom(host, attachment.value)
     default:
       throw new InvalidArgumentError({
         field: 'attachment',
-        problem: 'names neither a network namespace nor a TAP device',
+        problem: 'names neither a network namespace nor a TAP device nor a WireGuard client',
       })
   }
 }
@@ -282,24 +294,14 @@ async function shuttlePorts(host: Host): Promise<ReadonlyMap<number, ShuttlePort
 }
 
 function portMessage(host: Host, port: Port, found: ShuttlePort | undefined): PortMessage {
-  const { endpoint, network, attachment } = port
+  const { endpoint, network } = port
   const isLost = found?.lost ?? host.desk.isLost(endpoint.id)
   return {
     endpointId: endpoint.id,
     tenant: network.tenant,
     network: network.name,
     endpoint: endpoint.name,
-    attachment:
-      attachment.kind === 'tap'
-        ? { $case: 'tap', value: { device: attachment.device } }
-        : {
-            $case: 'netns',
-            value: {
-              path: attachment.path,
-              device: attachment.device,
-              keepRoutes: attachment.keepRoutes,
-            },
-          },
+    attachment: attachedMessage(host, port),
     hostDevice: found?.hostDevice ?? '',
     mac: macToBytes(endpoint.mac),
     addresses: endpoint.addresses.map(ipToBytes),
@@ -307,6 +309,21 @@ function portMessage(host: Host, port: Port, found: ShuttlePort | undefined): Po
     state: isLost ? PortState.PORT_STATE_LOST : PortState.PORT_STATE_UP,
     attachedAtUnixMs: BigInt(port.attachedAtUnixMs),
     counters: countersMessage(found?.counters ?? NOTHING_COUNTED),
+  }
+}
+
+/** What joins a port to the host; of a client also how it is, and never its preshared key. */
+function attachedMessage(host: Host, { attachment, endpoint }: Port): PortMessage['attachment'] {
+  if (attachment.kind !== 'wireguard') return deviceToMessage(attachment)
+  const { publicKey, presharedKey, hostKey } = attachment
+  return {
+    $case: 'wireguard',
+    value: {
+      publicKey: Buffer.from(publicKey, 'hex'),
+      hasPresharedKey: presharedKey !== '',
+      isVoid: hostKey !== (presentHostKey(host) ?? hostKey),
+      connection: host.sealing.states.client(endpoint.id),
+    },
   }
 }
 

@@ -53,6 +53,7 @@ import {
   encodeHostState,
   encodeRows,
   HOST_STATE_VERSION,
+  HOST_STATE_VERSIONS_OLDER,
   type HostState,
   PINS_VERSION,
   ROWS_VERSION,
@@ -124,7 +125,12 @@ export async function startOn(
   events.enrolled({ hostId, host: hostName })
 
   await makeFolder(config.stateFolder)
-  const hostFile = new StateFile(config.stateFolder, 'host', HOST_STATE_VERSION)
+  const hostFile = new StateFile(
+    config.stateFolder,
+    'host',
+    HOST_STATE_VERSION,
+    HOST_STATE_VERSIONS_OLDER,
+  )
   const rowsFile = new StateFile(config.stateFolder, 'rows', ROWS_VERSION)
   const clockFile = new StateFile(config.stateFolder, 'clock', CLOCK_VERSION)
   const pinsFile = new StateFile(config.stateFolder, 'pins', PINS_VERSION)

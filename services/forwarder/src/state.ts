@@ -28,7 +28,9 @@ export interface HostState {
   readonly lockedTenants: readonly string[]
 }
 
-export const HOST_STATE_VERSION = 2
+export const HOST_STATE_VERSION = 3
+/** Versions without WireGuard clients among the ports, and otherwise the same. */
+export const HOST_STATE_VERSIONS_OLDER: readonly number[] = [2]
 /** Also another one when this program knows rows that it did not before: those that it left out are older than the others. */
 export const ROWS_VERSION = 2
 export const CLOCK_VERSION = 1

@@ -18,13 +18,21 @@ export class StateFile {
   readonly path: string
   readonly #format: string
   readonly #version: number
+  readonly #olderVersions: readonly number[]
   /** Writes follow each other: they share one temporary name, and the last one called must win. */
   #last: Promise<void> = Promise.resolve()
 
-  constructor(folder: string, name: string, version: number) {
+  /** `olderVersions`: what is read as well. */
+  constructor(
+    folder: string,
+    name: string,
+    version: number,
+    olderVersions: readonly number[] = [],
+  ) {
     this.path = join(folder, name)
     this.#format = `weftline-forwarder-${name}`
     this.#version = version
+    this.#olderVersions = olderVersions
   }
 
   /** The body; undefined if there is no file. Throws `BrokenInputError` if it is not what was written. */
@@ -37,7 +45,7 @@ export class StateFile {
     const end = bytes.indexOf(0x0a)
     const header = parseHeader(bytes.subarray(0, Math.max(end, 0)))
     if (header?.format !== this.#format) throw this.#broken('it has no header of this format')
-    if (header.version !== this.#version) {
+    if (![this.#version, ...this.#olderVersions].includes(header.version)) {
       throw this.#broken(
         `it has version ${header.version}, and this program reads ${this.#version}`,
       )

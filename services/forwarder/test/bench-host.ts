@@ -257,6 +257,7 @@ export class FakeController {
         ],
         capabilities: [],
         sealedPort: 61_820,
+        configured: [],
         ...change,
       },
     })

@@ -200,7 +200,7 @@ export class FakeShuttle {
         return { detached: this.ports.delete(endpointId) }
       },
       listPorts: async () => {
-        return { ports: [...this.ports.values()] }
+        return { ports: [...this.ports.values()].map(withoutSecret) }
       },
       handleMisses: (requests) => this.#handOverMisses(requests),
       applyFlows: async ({ put, delete: remove }) => {
@@ -397,6 +397,13 @@ export class FakeShuttle {
   }
 }
 
+/** It never tells a preshared key back. */
+function withoutSecret(port: Port): Port {
+  if (port.attachment?.$case !== 'wireguard') return port
+  const value = { ...port.attachment.value, presharedKey: Buffer.alloc(0) }
+  return { ...port, attachment: { $case: 'wireguard', value } }
+}
+
 /** A private key of RFC 8410 up to its 32 bytes. */
 const X25519_PKCS8 = Buffer.from('302e020100300506032b656e04220420', 'hex')
 const NO_KEYS = { service: 'shuttle', address: 'its socket', problem: 'it has no keys' }
@@ -404,6 +411,7 @@ const NO_KEYS = { service: 'shuttle', address: 'its socket', problem: 'it has no
 const NOTHING_SAID: WatchSealedResponse = {
   connections: [],
   goneHostIds: [],
+  goneEndpointIds: [],
   observed: undefined,
   snapshotComplete: false,
   revision: 0n,

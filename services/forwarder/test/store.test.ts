@@ -51,6 +51,18 @@ test('a file with any byte changed, cut off, or of another version is refused', 
   await assert.rejects(new StateFile(folder.path, 'host', 2).read(), /version 1/)
 })
 
+test('a file of an older version that can be read is read, and written as the present one', async () => {
+  await using folder = await temporaryFolder()
+  const older = new StateFile(folder.path, 'host', 2)
+  const file = new StateFile(folder.path, 'host', 3, [2])
+  await older.write(Buffer.from('some state'))
+
+  assert.equal((await file.read())?.toString(), 'some state')
+  await file.write(Buffer.from('newer'))
+
+  await assert.rejects(older.read(), /version 3/)
+})
+
 test('a broken file is moved aside and counts as missing', async () => {
   await using folder = await temporaryFolder()
   const file = new StateFile(folder.path, 'host', 1)
@@ -72,6 +84,11 @@ test('the state of a host survives its way to disk', () => {
     assignedRevision: 6n,
     sequence: 7n,
   }
+  const client: Port = {
+    ...port,
+    endpoint: endpointOf(12, { hostId: 1, epoch: 0n }),
+    attachment: { kind: 'wireguard', publicKey: '01', presharedKey: '02', hostKey: '03' },
+  }
   const { id, networkId, addresses } = endpointOf(11)
   const state: HostState = {
     domain: 'lab.example',
@@ -79,7 +96,7 @@ test('the state of a host survives its way to disk', () => {
     hostName: 'alpha',
     leaseId: 'lease',
     sequence: 2n ** 60n,
-    ports: [port],
+    ports: [port, client],
     releases: [{ name: 'acme/blue/db', endpointId: id, networkId, addresses, sequence: 8n }],
     lockedTenants: ['acme'],
   }

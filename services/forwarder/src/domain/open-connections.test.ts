@@ -45,6 +45,22 @@ describe('what the shuttle says of sealed peers', () => {
     assert(states.get(3))
   })
 
+  test('is of WireGuard clients apart from hosts', () => {
+    const states = new SealedStates()
+    states.begin()
+    states.apply(said({ connections: [sealed(7), client(7), client(8)], snapshotComplete: true }))
+    assert.equal(states.get(0), undefined)
+    assert.deepEqual([states.client(7)?.port, states.get(7)?.port], [40_000, 0])
+
+    states.apply(said({ goneEndpointIds: [7], snapshotComplete: true }))
+    assert.equal(states.client(7), undefined)
+    assert(states.get(7))
+
+    states.begin()
+    states.apply(said({ snapshotComplete: true }))
+    assert.equal(states.client(8), undefined)
+  })
+
   test('keeps where others see this host until it is said anew', () => {
     const states = new SealedStates()
     states.apply(said({ observed: { candidates: [seen] }, snapshotComplete: true }))
@@ -205,4 +221,13 @@ function plainPeer(hostId: number): PeerEntry {
   const place = address('192.0.2.2')
   const ends = { local: place, remote: place }
   return { hostId, carrier: 'vxlan', ...ends, isForeign: false, networkIds: [1] }
+}
+
+function client(endpointId: number): OpenConnection {
+  return OpenConnection.create({
+    endpointId,
+    carrier: Carrier.CARRIER_SEALED,
+    state: ConnectionState.CONNECTION_STATE_OPEN,
+    port: 40_000,
+  })
 }

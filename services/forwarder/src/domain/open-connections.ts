@@ -8,6 +8,7 @@ import {
 } from '@weft/proto/weftline/common/v1/common.ts'
 import type { WatchSealedResponse } from '@weft/proto/weftline/shuttle/v1/sealing.ts'
 import { natOf, natsPart, type Seen } from './nat.ts'
+import type { Port } from './ports.ts'
 import type { PeerEntry, SealedPeer } from './switch-table.ts'
 
 /** RFC 7348. */
@@ -16,9 +17,11 @@ const VXLAN_PORT = 4_789
 /** What the shuttle says of its sealed peers: a snapshot in chunks, then changes. What was said before it stays until it is complete. */
 export class SealedStates {
   #states: Map<number, OpenConnection> = new Map()
+  /** WireGuard clients by endpoint. */
+  #clients: Map<number, OpenConnection> = new Map()
   #observed: readonly Candidate[] = []
-  /** Hosts that the snapshot under way has named; undefined once it is complete. */
-  #snapshot: Set<number> | undefined
+  /** What the snapshot under way has named; undefined once it is complete. */
+  #snapshot: { readonly hosts: Set<number>; readonly clients: Set<number> } | undefined
 
   /** Where other hosts see this one. */
   get observed(): readonly Candidate[] {
@@ -29,31 +32,47 @@ export class SealedStates {
     return this.#states.get(hostId)
   }
 
-  /** A new stream begins. */
-  begin(): void {
-    this.#snapshot = new Set()
+  /** Of the WireGuard client that is attached as the endpoint. */
+  client(endpointId: number): OpenConnection | undefined {
+    return this.#clients.get(endpointId)
   }
 
-  apply({ connections, goneHostIds, observed, snapshotComplete }: WatchSealedResponse): void {
-    for (const connection of connections) {
-      this.#states.set(connection.hostId, connection)
-      this.#snapshot?.add(connection.hostId)
+  /** A new stream begins. */
+  begin(): void {
+    this.#snapshot = { hosts: new Set(), clients: new Set() }
+  }
+
+  apply(said: WatchSealedResponse): void {
+    for (const connection of said.connections) {
+      const { hostId, endpointId } = connection
+      if (endpointId === 0) {
+        this.#states.set(hostId, connection)
+        this.#snapshot?.hosts.add(hostId)
+      } else {
+        this.#clients.set(endpointId, connection)
+        this.#snapshot?.clients.add(endpointId)
+      }
     }
-    for (const hostId of goneHostIds) this.#states.delete(hostId)
-    if (observed) this.#observed = observed.candidates
-    if (!this.#snapshot || !snapshotComplete) return
-    for (const hostId of this.#states.keys()) {
-      if (!this.#snapshot.has(hostId)) this.#states.delete(hostId)
-    }
+    for (const hostId of said.goneHostIds) this.#states.delete(hostId)
+    for (const endpointId of said.goneEndpointIds) this.#clients.delete(endpointId)
+    if (said.observed) this.#observed = said.observed.candidates
+    if (!this.#snapshot || !said.snapshotComplete) return
+    keepOnly(this.#states, this.#snapshot.hosts)
+    keepOnly(this.#clients, this.#snapshot.clients)
     this.#snapshot = undefined
   }
 
   /** The process that had the sessions is gone, and they with it. */
   clear(): void {
     this.#states = new Map()
+    this.#clients = new Map()
     this.#observed = []
     this.#snapshot = undefined
   }
+}
+
+function keepOnly(map: Map<number, unknown>, wanted: ReadonlySet<number>): void {
+  for (const id of map.keys()) if (!wanted.has(id)) map.delete(id)
 }
 
 /** What the shuttle says of a peer that does not answer. */
@@ -81,16 +100,25 @@ export function openConnections(
   return found.sort((a, b) => a.hostId - b.hostId || a.carrier - b.carrier)
 }
 
-/** Names a connection of a host. */
-export function connectionKey({ hostId, carrier }: OpenConnection): string {
-  return `${hostId} ${carrier}`
+/** How the WireGuard clients among what is attached here are. Config is told nothing of them: their host alone knows. */
+export function clientConnections(ports: Iterable<Port>, states: SealedStates): OpenConnection[] {
+  return [...ports]
+    .filter(({ attachment }) => attachment.kind === 'wireguard')
+    .map(({ endpoint: { id } }) => states.client(id) ?? { ...untold(0), endpointId: id })
+    .sort((a, b) => a.endpointId - b.endpointId)
 }
 
-/** How many there are of each carrier and state: `sealed open`. */
+/** Names a connection of a host. */
+export function connectionKey({ hostId, endpointId, carrier }: OpenConnection): string {
+  return `${hostId} ${endpointId} ${carrier}`
+}
+
+/** How many there are of each carrier and state: `sealed open`, `client open`. */
 export function countByState(connections: readonly OpenConnection[]): Map<string, number> {
   const counts = new Map<string, number>()
-  for (const { carrier, state } of connections) {
-    const word = carrier === Carrier.CARRIER_SEALED ? 'sealed' : 'vxlan'
+  for (const { carrier, state, endpointId } of connections) {
+    const word =
+      endpointId !== 0 ? 'client' : carrier === Carrier.CARRIER_SEALED ? 'sealed' : 'vxlan'
     const name = `${word} ${STATE_WORDS[state] ?? 'unknown'}`
     counts.set(name, (counts.get(name) ?? 0) + 1)
   }
@@ -114,7 +142,7 @@ function natBefore({ candidates }: SealedPeer): ReturnType<typeof natOf> {
   )
 }
 
-function seenAt({ address: bytes, port }: Candidate): Seen[] {
+export function seenAt({ address: bytes, port }: Candidate): Seen[] {
   const address = ipFromBytes(bytes)
   return address ? [{ address, port }] : []
 }
@@ -151,5 +179,6 @@ function untold(hostId: number): OpenConnection {
     lastHandshakeUnixMs: 0n,
     cipher: Cipher.CIPHER_UNSPECIFIED,
     offloads: [],
+    endpointId: 0,
   }
 }

@@ -1,10 +1,17 @@
-import { DeviceAlreadyAttachedError } from '@weft/errors'
+import {
+  ClientKeyTakenError,
+  DeviceAlreadyAttachedError,
+  OtherClientAttachedError,
+  type WeftError,
+} from '@weft/errors'
 import { addressBits, contains, type IpAddress } from '@weft/net'
 import type { HostRows } from './host-rows.ts'
 import type { Endpoint, Network } from './rows.ts'
 
-/** What joins an endpoint to the host: a device in a network namespace, or a TAP device of the host. */
-export type Attachment =
+/** What joins an endpoint to the host: a device in a network namespace, a TAP device of the host, or a tunnel to a client. */
+export type Attachment = DeviceAttachment | ClientAttachment
+
+export type DeviceAttachment =
   | {
       readonly kind: 'netns'
       readonly path: string
@@ -14,6 +21,16 @@ export type Attachment =
       readonly keepRoutes: boolean
     }
   | { readonly kind: 'tap'; readonly device: string }
+
+/** A client of the WireGuard protocol. Keys are X25519, in hexadecimal digits. */
+export interface ClientAttachment {
+  readonly kind: 'wireguard'
+  readonly publicKey: string
+  /** A secret; empty for none. */
+  readonly presharedKey: string
+  /** The tunnel key of this host that the client was told. */
+  readonly hostKey: string
+}
 
 /** An endpoint that is attached here, with all that is needed to attach it again when nothing answers. */
 export interface Port {
@@ -78,25 +95,18 @@ export class Ports {
   }
 
   /**
-   * The port that the endpoint already has with this very attachment, undefined if it has none. Throws
-   * `DeviceAlreadyAttachedError` if the endpoint has another attachment, or the device another endpoint.
+   * The port that the endpoint already has with this very attachment, undefined if it has none.
+   * @throws DeviceAlreadyAttachedError, OtherClientAttachedError or ClientKeyTakenError if the endpoint has another
+   * attachment, or the device or client another endpoint
    */
   findSame(name: EndpointName, attachment: Attachment): Port | undefined {
     const present = this.find(name)
     if (present) {
       if (isSameAttachment(present.attachment, attachment)) return present
-      throw new DeviceAlreadyAttachedError({
-        device: attachmentText(present.attachment),
-        holder: portName(present),
-      })
+      throw otherwiseAttached(present, attachment)
     }
     const holder = this.#find((port) => isSameDevice(port.attachment, attachment))
-    if (holder) {
-      throw new DeviceAlreadyAttachedError({
-        device: attachmentText(attachment),
-        holder: portName(holder),
-      })
-    }
+    if (holder) throw takenBy(holder, attachment)
     return undefined
   }
 
@@ -128,11 +138,16 @@ export function nameText({ tenant, network, endpoint }: EndpointName): string {
   return `${tenant}/${network}/${endpoint}`
 }
 
-/** For people: the device, and the namespace that it is in. */
+/** For people: the device, and the namespace that it is in, or the client by its public key. */
 export function attachmentText(attachment: Attachment): string {
-  return attachment.kind === 'tap'
-    ? attachment.device
-    : `${attachment.device} in ${attachment.path}`
+  switch (attachment.kind) {
+    case 'netns':
+      return `${attachment.device} in ${attachment.path}`
+    case 'tap':
+      return attachment.device
+    case 'wireguard':
+      return `WireGuard client ${keyText(attachment.publicKey)}`
+  }
 }
 
 /** The prefix lengths by which the endpoint reaches its neighbours, one for each of its addresses. */
@@ -143,12 +158,51 @@ export function prefixLengths(network: Network, endpoint: Endpoint): number[] {
   })
 }
 
+/** Why the device or client of a port can be attached as no other endpoint. */
+function takenBy(holder: Port, attachment: Attachment): WeftError {
+  const name = portName(holder)
+  return attachment.kind === 'wireguard'
+    ? new ClientKeyTakenError({ key: keyText(attachment.publicKey), holder: `endpoint ${name}` })
+    : new DeviceAlreadyAttachedError({ device: attachmentText(attachment), holder: name })
+}
+
+/** Why an endpoint that is attached cannot be attached in another way. */
+function otherwiseAttached(present: Port, wanted: Attachment): WeftError {
+  const name = portName(present)
+  const { attachment } = present
+  if (attachment.kind !== 'wireguard') {
+    return new DeviceAlreadyAttachedError({ device: attachmentText(attachment), holder: name })
+  }
+  const problem = isSameDevice(attachment, wanted)
+    ? attachment.presharedKey === ''
+      ? 'it has no preshared key'
+      : 'its preshared key, which is told only once, is another one'
+    : 'that is another one'
+  return new OtherClientAttachedError({
+    endpoint: name,
+    key: keyText(attachment.publicKey),
+    problem,
+  })
+}
+
+/** As WireGuard writes keys. */
+function keyText(hex: string): string {
+  return Buffer.from(hex, 'hex').toString('base64')
+}
+
 function isSameDevice(a: Attachment, b: Attachment): boolean {
-  if (a.kind === 'netns') return b.kind === 'netns' && a.path === b.path && a.device === b.device
-  return b.kind === 'tap' && a.device === b.device
+  switch (a.kind) {
+    case 'netns':
+      return b.kind === 'netns' && a.path === b.path && a.device === b.device
+    case 'tap':
+      return b.kind === 'tap' && a.device === b.device
+    case 'wireguard':
+      return b.kind === 'wireguard' && a.publicKey === b.publicKey
+  }
 }
 
 function isSameAttachment(a: Attachment, b: Attachment): boolean {
   if (!isSameDevice(a, b)) return false
-  return a.kind !== 'netns' || b.kind !== 'netns' || a.keepRoutes === b.keepRoutes
+  if (a.kind === 'netns' && b.kind === 'netns') return a.keepRoutes === b.keepRoutes
+  return a.kind !== 'wireguard' || b.kind !== 'wireguard' || a.presharedKey === b.presharedKey
 }

@@ -85,6 +85,8 @@ export interface Self {
   readonly canSeal: boolean
   /** UDP port on which its sealed transport is to listen. */
   readonly sealedPort: number
+  /** More addresses at which packets come to it, as an operator says. */
+  readonly configured: readonly Candidate[]
 }
 
 /** What somebody says as a tenant. The signature is right; whether it is the tenant's is not judged yet. */

@@ -68,7 +68,7 @@ export function put(
 
 export function selfOf(zoneId = 1): Self {
   const { addresses } = peerOf(HERE, zoneId)
-  return { name: 'here', addresses, canSeal: false, sealedPort: 61_820 }
+  return { name: 'here', addresses, canSeal: false, sealedPort: 61_820, configured: [] }
 }
 
 function address(text: string) {
