@@ -1,4 +1,4 @@
-import { open, readFile, stat } from 'node:fs/promises'
+import { type FileHandle, open, readFile, rm, stat } from 'node:fs/promises'
 import { InvalidArgumentError } from '@weft/errors'
 import { sentenceView, type View } from './output.ts'
 import type { Session } from './session.ts'
@@ -29,10 +29,14 @@ export async function readSecret(session: Session, option: string, path: string)
 
 /** Writes a secret into a new file that its owner alone may read. */
 export async function writeSecret(path: string, text: string, option = '--out'): Promise<void> {
+  const file = await openNew(path, option)
+  await file.writeFile(`${text}\n`)
+  await file.close()
+}
+
+async function openNew(path: string, option: string): Promise<FileHandle> {
   try {
-    const file = await open(path, 'wx', 0o600)
-    await file.writeFile(`${text}\n`)
-    await file.close()
+    return await open(path, 'wx', 0o600)
   } catch (error) {
     const problem = error instanceof Error ? error.message : String(error)
     throw new InvalidArgumentError({
@@ -40,6 +44,36 @@ export async function writeSecret(path: string, text: string, option = '--out'):
       problem,
       remedy: 'name a file that is not there yet',
     })
+  }
+}
+
+/** A new file for a secret, which its owner alone may read; it is gone again unless it was written. */
+export class NewSecretFile implements AsyncDisposable {
+  readonly #path: string
+  readonly #file: FileHandle
+  #isWritten = false
+
+  private constructor(path: string, file: FileHandle) {
+    this.#path = path
+    this.#file = file
+  }
+
+  /** @throws InvalidArgumentError if there is such a file already, or none can be made; `option` has named it */
+  static async make(path: string, option: string): Promise<NewSecretFile> {
+    return new NewSecretFile(path, await openNew(path, option))
+  }
+
+  async write(text: string): Promise<void> {
+    await this.#file.writeFile(text)
+    await this.#file.sync()
+    await this.#file.close()
+    this.#isWritten = true
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isWritten) return
+    await this.#file.close()
+    await rm(this.#path, { force: true })
   }
 }
 

@@ -73,7 +73,7 @@ test('a watch looks again and again, and clears a terminal before', async () => 
 
   assert.equal(stdout.split('\u001b[H\u001b[J').length, 3)
   const plain = await weft('connection ls --open --watch --times 2')
-  assert.equal(plain.stdout.split('TO HOST').length, 3)
+  assert.equal(plain.stdout.split('CARRIER').length, 3)
   assert.equal(plain.stdout.includes('\u001b'), false)
 })
 
@@ -99,7 +99,7 @@ test('what does not connect says so, and why', async () => {
 test('status counts connections, and names what sealing falls back to', async () => {
   const { stdout } = await weft('status')
 
-  assert.match(stdout, /to other hosts 3 sealed open, 1 vxlan open/)
+  assert.match(stdout, /connections: 3 sealed open, 1 vxlan open/)
   assert.match(stdout, /sealing +reduced +without udp-gro \(a probe failed\)/)
 
   status = GetStatusResponse.create({ ...status, sealing: { ...sealing(), keyLogged: true } })
@@ -183,7 +183,11 @@ function handlers(): Handlers<typeof ForwarderServiceService> {
     },
     async listOpenConnections() {
       return {
-        connections: open.map((connection) => ({ host: `host${connection.hostId}`, connection })),
+        connections: open.map((connection) => ({
+          host: `host${connection.hostId}`,
+          connection,
+          client: undefined,
+        })),
       }
     },
     watchOpenConnections: never,

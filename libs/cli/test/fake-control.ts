@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto'
 import { auditAccess, authoriser, configAccess, tenantLockAccess, type World } from '@weft/access'
 import { writeIdentity } from '@weft/domain'
 import {
+  EndpointExistsError,
+  EndpointNotFoundError,
   HostNotFoundError,
   NetworkExistsError,
   NetworkNotFoundError,
@@ -28,6 +30,7 @@ import {
 } from '@weft/proto/weftline/config/v1/config_service.ts'
 import {
   Encryption,
+  Endpoint,
   Host,
   HostKind,
   Network,
@@ -48,6 +51,8 @@ import { type TestCredentials, testDomain } from '@weft/testing'
 export interface FakeControl extends AsyncDisposable {
   readonly address: string
   readonly idempotencyKeys: string[]
+  /** By name, all of host alpha. */
+  readonly endpoints: Map<string, Endpoint>
   /** What is proposed to be signed for tenant default. */
   readonly proposed: { identityKey: Buffer }
   /** Makes the identity folder of a user who owns the domain. */
@@ -61,6 +66,7 @@ export async function startFakeControl(): Promise<FakeControl> {
   const domain = testDomain()
   const users = new Map<string, User>()
   const networks = new Map<string, Network>()
+  const endpoints = new Map<string, Endpoint>()
   const idempotencyKeys: string[] = []
   const proposed = { identityKey: publicKeyOf(generateIdentityKey()) }
   const handlers: Partial<Handlers<typeof ConfigServiceService>> = {
@@ -104,6 +110,30 @@ export async function startFakeControl(): Promise<FakeControl> {
         nextToken: isLast ? '' : (names[at] ?? ''),
       }
     },
+    async createEndpoint({ name }) {
+      const { endpoint: wanted = '' } = name ?? {}
+      if (endpoints.has(wanted)) {
+        throw new EndpointExistsError({ network: name?.network ?? '', endpoint: wanted })
+      }
+      const endpoint = Endpoint.create({
+        id: endpoints.size + 1,
+        networkId: 1,
+        name: wanted,
+        mac: Buffer.of(2, 0, 0, 0, 0, 7),
+        hostId: 1,
+      })
+      endpoints.set(wanted, endpoint)
+      return { endpoint }
+    },
+    async getEndpoint({ key }) {
+      const name = key?.$case === 'name' ? key.value.endpoint : ''
+      const endpoint = endpoints.get(name)
+      if (endpoint === undefined) throw new EndpointNotFoundError({ endpoint: name })
+      return { endpoint, network: undefined, tenantName: 'default' }
+    },
+    async deleteEndpoint({ name }) {
+      return { deleted: endpoints.delete(name?.endpoint ?? '') }
+    },
     async createToken(request) {
       const expiresAtUnixMs = BigInt(Date.now()) + request.ttlMs
       const token = Token.create({
@@ -139,7 +169,8 @@ export async function startFakeControl(): Promise<FakeControl> {
       return { user }
     },
     async getHost({ key }) {
-      if (key?.value !== 'alpha') throw new HostNotFoundError({ host: String(key?.value) })
+      if (key?.value !== 'alpha' && key?.value !== 1)
+        throw new HostNotFoundError({ host: String(key?.value) })
       const host = { id: 1, name: 'alpha', kind: HostKind.HOST_KIND_WEFT }
       return { host: Host.create({ ...host, capabilities: ['carrier-sealed'] }) }
     },
@@ -186,6 +217,7 @@ export async function startFakeControl(): Promise<FakeControl> {
   return {
     address: server.addresses[0] ?? '',
     idempotencyKeys,
+    endpoints,
     proposed,
     async writeOwner(folder) {
       const owner = domain.credentials({ kind: 'user', id: 1 })

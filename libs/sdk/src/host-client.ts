@@ -2,16 +2,25 @@ import { randomUUID } from 'node:crypto'
 import { ipToBytes } from '@weft/net'
 import { Mechanism } from '@weft/proto/weftline/common/v1/common.ts'
 import {
+  type AttachPortRequest,
   type CacheStatus as CacheStatusMessage,
   type Connection as ConnectionMessage,
+  type EndpointName,
   ForwarderServiceService,
   Health,
+  type HostConnection,
   type Port as PortMessage,
   PortState,
+  type WireguardAccess as WireguardAccessMessage,
 } from '@weft/proto/weftline/forwarder/v1/forwarder.ts'
 import { type Client, connect } from '@weft/rpc'
-import { decodeAddress, decodeMac, present } from './decode.ts'
-import { CARRIER_WORDS, decodeOpenConnection, decodeSealing } from './open-connections.ts'
+import { decodeAddress, decodeMac, decodePrefix, present } from './decode.ts'
+import {
+  CARRIER_WORDS,
+  decodeCandidate,
+  decodeOpenConnection,
+  decodeSealing,
+} from './open-connections.ts'
 import type {
   Attachment,
   CacheStatus,
@@ -22,6 +31,7 @@ import type {
   PingOptions,
   PingReply,
   Port,
+  WireguardAccess,
 } from './types.ts'
 
 /** The API of one host: what is attached there, what it talks to, how it is. */
@@ -37,12 +47,15 @@ export class HostClient implements AsyncDisposable {
     })
   }
 
-  /** Assigns an endpoint to the host and joins a namespace or TAP device to it. `created` is false for a repeated call. */
+  /**
+   * Assigns an endpoint to the host and joins a namespace, a TAP device or a WireGuard client to it. `created` is false for a
+   * repeated call; `access` is what a client has to know.
+   */
   async attach(
     ref: EndpointRef,
     attachment: Attachment,
     signal?: AbortSignal,
-  ): Promise<{ port: Port; created: boolean }> {
+  ): Promise<{ port: Port; created: boolean; access: WireguardAccess | undefined }> {
     const request = {
       idempotencyKey: randomUUID(),
       tenant: ref.tenant,
@@ -50,8 +63,12 @@ export class HostClient implements AsyncDisposable {
       endpoint: ref.endpoint,
       attachment: encodeAttachment(attachment),
     }
-    const { port, created } = await this.#rpc.attachPort(request, signal && { signal })
-    return { port: decodePort(present(port, 'port')), created }
+    const { port, created, wireguard } = await this.#rpc.attachPort(request, signal && { signal })
+    return {
+      port: decodePort(present(port, 'port')),
+      created,
+      access: wireguard && decodeAccess(wireguard),
+    }
   }
 
   /** Undoes `attach`. False if there was nothing to undo. */
@@ -72,7 +89,7 @@ export class HostClient implements AsyncDisposable {
   /** The connections of the host to others, by each carrier. */
   async listOpenConnections(): Promise<OpenConnection[]> {
     const { connections } = await this.#rpc.listOpenConnections({})
-    return connections.map(({ host, connection }) => decodeOpenConnection(host, connection))
+    return connections.map(decodeHostConnection)
   }
 
   /** The same, again and again: at first all, then all again whenever one has changed, at most once a second. */
@@ -81,11 +98,9 @@ export class HostClient implements AsyncDisposable {
   ): AsyncGenerator<OpenConnection[], void, undefined> {
     const known = new Map<string, OpenConnection>()
     for await (const said of this.#rpc.watchOpenConnections({}, signal && { signal })) {
-      for (const { host, connection } of said.gone) {
-        known.delete(keyOf(decodeOpenConnection(host, connection)))
-      }
-      for (const { host, connection } of said.connections) {
-        const decoded = decodeOpenConnection(host, connection)
+      for (const gone of said.gone) known.delete(keyOf(decodeHostConnection(gone)))
+      for (const changed of said.connections) {
+        const decoded = decodeHostConnection(changed)
         known.set(keyOf(decoded), decoded)
       }
       if (said.snapshotComplete) yield [...known.values()].sort((a, b) => a.hostId - b.hostId)
@@ -165,20 +180,68 @@ const MECHANISM_WORDS: { readonly [mechanism: number]: Connection['mechanism'] }
   [Mechanism.MECHANISM_RELAYED]: 'relayed',
 }
 
-function keyOf({ hostId, carrier }: OpenConnection): string {
-  return `${hostId} ${carrier}`
+function keyOf({ hostId, carrier, client }: OpenConnection): string {
+  const endpoint = client && `${client.tenant}/${client.network}/${client.endpoint}`
+  return `${hostId} ${carrier} ${endpoint}`
 }
 
-function encodeAttachment(attachment: Attachment): NonNullable<PortMessage['attachment']> {
-  if (attachment.kind === 'tap') return { $case: 'tap', value: { device: attachment.device } }
-  const { path, device = '', keepRoutes = false } = attachment
-  return { $case: 'netns', value: { path, device, keepRoutes } }
+function decodeHostConnection({ host, connection, client }: HostConnection): OpenConnection {
+  return decodeOpenConnection(host, connection, client && endpointRef(client))
 }
 
-function decodeAttachment(attachment: PortMessage['attachment']): Attachment {
-  const { $case, value } = present(attachment, 'attachment')
-  if ($case === 'tap') return { kind: 'tap', device: value.device }
-  return { kind: 'netns', path: value.path, device: value.device, keepRoutes: value.keepRoutes }
+function endpointRef({ tenant, network, endpoint }: EndpointName): EndpointRef {
+  return { tenant, network, endpoint }
+}
+
+function encodeAttachment(attachment: Attachment): NonNullable<AttachPortRequest['attachment']> {
+  switch (attachment.kind) {
+    case 'netns': {
+      const { path, device = '', keepRoutes = false } = attachment
+      return { $case: 'netns', value: { path, device, keepRoutes } }
+    }
+    case 'tap':
+      return { $case: 'tap', value: { device: attachment.device } }
+    case 'wireguard': {
+      const { publicKey, presharedKey = '', isReachable = false } = attachment
+      const value = {
+        publicKey: Buffer.from(publicKey, 'base64'),
+        presharedKey: Buffer.from(presharedKey, 'base64'),
+        needsCandidate: !isReachable,
+      }
+      return { $case: 'wireguard', value }
+    }
+  }
+}
+
+function decodeAttachment(message: PortMessage['attachment']): Port['attachment'] {
+  const attachment = present(message, 'attachment')
+  switch (attachment.$case) {
+    case 'netns': {
+      const { path, device, keepRoutes } = attachment.value
+      return { kind: 'netns', path, device, keepRoutes }
+    }
+    case 'tap':
+      return { kind: 'tap', device: attachment.value.device }
+    case 'wireguard': {
+      const { publicKey, hasPresharedKey, isVoid, connection } = attachment.value
+      return {
+        kind: 'wireguard',
+        publicKey: publicKey.toString('base64'),
+        hasPresharedKey,
+        isVoid,
+        connection: connection && decodeOpenConnection('', connection),
+      }
+    }
+  }
+}
+
+function decodeAccess(access: WireguardAccessMessage): WireguardAccess {
+  return {
+    hostPublicKey: access.hostPublicKey.toString('base64'),
+    candidates: access.candidates.map(decodeCandidate),
+    prefixes: access.prefixes.map(decodePrefix),
+    mtuBytes: access.mtuBytes,
+  }
 }
 
 function decodePort(port: PortMessage): Port {

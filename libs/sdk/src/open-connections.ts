@@ -14,6 +14,7 @@ import type {
   Candidate,
   CarrierWord,
   CipherWord,
+  EndpointRef,
   OffloadState,
   OffloadWord,
   OpenConnection,
@@ -21,16 +22,18 @@ import type {
   SealingStatus,
 } from './types.ts'
 
-/** The connection to a host of this name. */
+/** The connection to a host of this name, or to a client. */
 export function decodeOpenConnection(
   host: string,
   message: OpenConnectionMessage | undefined,
+  client?: EndpointRef,
 ): OpenConnection {
   const connection = present(message, 'connection')
   const isMeasured = connection.rttUs > 0n
   return {
     hostId: connection.hostId,
     host,
+    client,
     carrier: CARRIER_WORDS[connection.carrier] ?? 'unknown',
     state: STATE_WORDS[connection.state] ?? 'unknown',
     reason: connection.reason,

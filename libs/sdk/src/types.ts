@@ -173,7 +173,9 @@ export interface CreateEndpoint extends EndpointRef {
 }
 
 /** What a host joins to an endpoint. */
-export type Attachment =
+export type Attachment = DeviceAttachment | WireguardAttachment
+
+export type DeviceAttachment =
   | {
       readonly kind: 'netns'
       /** For example `/run/netns/web`. */
@@ -184,6 +186,36 @@ export type Attachment =
       readonly keepRoutes?: boolean
     }
   | { readonly kind: 'tap'; readonly device: string }
+
+/** A client of the WireGuard protocol. Keys are of 32 bytes, in base64, as WireGuard has them. */
+export interface WireguardAttachment {
+  readonly kind: 'wireguard'
+  readonly publicKey: string
+  /** A secret, shared by client and host. */
+  readonly presharedKey?: string
+  /** Where clients find the host is known already: it need not name an address. */
+  readonly isReachable?: boolean
+}
+
+/** A WireGuard client as the port of its host. */
+export interface WireguardPort {
+  readonly kind: 'wireguard'
+  readonly publicKey: string
+  readonly hasPresharedKey: boolean
+  /** The host has had another tunnel key since the client's file was made: attach the client again, and give it the new file. */
+  readonly isVoid: boolean
+  /** How it is; undefined as long as the host's data plane says nothing of it. */
+  readonly connection: OpenConnection | undefined
+}
+
+/** What a WireGuard client has to know of its host and network. */
+export interface WireguardAccess {
+  readonly hostPublicKey: string
+  /** Where the host is reached, best first. */
+  readonly candidates: readonly Candidate[]
+  readonly prefixes: readonly Prefix[]
+  readonly mtuBytes: number
+}
 
 export interface PortCounters {
   readonly receivedPackets: bigint
@@ -197,7 +229,7 @@ export interface PortCounters {
 
 export interface Port extends EndpointRef {
   readonly endpointId: number
-  readonly attachment: Attachment
+  readonly attachment: DeviceAttachment | WireguardPort
   /** Device on the host's side. */
   readonly hostDevice: string
   readonly mac: MacAddress
@@ -235,11 +267,14 @@ export type OpenConnectionState = 'idle' | 'connecting' | 'open' | 'unreachable'
 export type CipherWord = 'chacha20-poly1305' | 'aes-256-gcm' | undefined
 export type OffloadWord = 'udp-gso' | 'udp-gro' | 'tap-gso' | 'equal-tail' | 'unknown'
 
-/** The connection from one host to another by one carrier. What was not measured is undefined. */
+/** The connection from one host to another by one carrier, or to a WireGuard client. What was not measured is undefined. */
 export interface OpenConnection {
+  /** 0 for a client. */
   readonly hostId: number
-  /** Name of the other host; empty if it is gone. */
+  /** Name of the other host; empty if it is gone, and for a client. */
   readonly host: string
+  /** The endpoint that a client is attached as; undefined for a host. */
+  readonly client: EndpointRef | undefined
   readonly carrier: CarrierWord
   readonly state: OpenConnectionState
   /** Why it is unreachable, empty otherwise. */

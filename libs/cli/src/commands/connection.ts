@@ -34,7 +34,7 @@ export function registerConnection(program: Command, act: Act): void {
       'list the connections of hosts: how endpoints are joined and why, and how hosts are',
     )
     .option('--host <host>', 'only those of this host')
-    .option('--open', 'only the open connections to other hosts', false)
+    .option('--open', 'only the open connections to other hosts and WireGuard clients', false)
     .option('--watch', 'again every second', false)
     .option('--times <count>', 'end a watch after so many', wholeNumber('times', 1, 1_000_000))
     .addHelpText(
@@ -66,7 +66,10 @@ async function viewOf(session: Session, { host, open }: ListOptions): Promise<Vi
     ...pair,
     open: between.find(
       (one) =>
-        one.onHost === pair.onHost && one.host === pair.targetHost && one.carrier === pair.carrier,
+        one.onHost === pair.onHost &&
+        one.client === undefined &&
+        one.host === pair.targetHost &&
+        one.carrier === pair.carrier,
     ),
   }))
   return {
@@ -85,11 +88,11 @@ function openTable(
   paint: Parameters<View['text']>[0],
 ): string {
   if (connections.length === 0)
-    return 'no connections to other hosts: no network is shared with one\n'
+    return 'no connections to other hosts or clients: no network is shared with one\n'
   const now = Date.now()
   const columns: readonly Column<OnHost<OpenConnection>>[] = [
     { title: 'ON', value: (row) => row.onHost },
-    { title: 'TO HOST', value: (row) => row.host },
+    { title: 'TO', value: otherEnd },
     { title: 'CARRIER', value: (row) => row.carrier },
     {
       title: 'STATE',
@@ -111,9 +114,14 @@ function openTable(
   ]
   const apart = connections.flatMap((row) => {
     const why = whyApart(row)
-    return why === undefined ? [] : [`${row.onHost} to ${row.host}: ${why}\n`]
+    return why === undefined ? [] : [`${row.onHost} to ${otherEnd(row)}: ${why}\n`]
   })
   return renderTable(connections, columns, paint) + apart.join('')
+}
+
+/** The other host, or the endpoint of a client. */
+function otherEnd({ host, client }: OpenConnection): string {
+  return client === undefined ? host : `${client.network}/${client.endpoint} (wireguard)`
 }
 
 function microsecondText(microseconds: number | undefined): string {

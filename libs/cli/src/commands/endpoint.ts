@@ -1,6 +1,6 @@
-import { EndpointExistsError } from '@weft/errors'
+import { UnavailableError } from '@weft/errors'
 import { formatMacAddress, type IpAddress, type MacAddress, type Prefix } from '@weft/net'
-import type { Attachment, CreateEndpoint, Port, Weft } from '@weft/sdk'
+import type { Attachment, CreateEndpoint, Endpoint, Port, Weft } from '@weft/sdk'
 import type { Command } from 'commander'
 import {
   collect,
@@ -11,11 +11,18 @@ import {
   parseMac,
   parseNetworkRef,
 } from '../arguments.ts'
+import { createUnlessThere } from '../endpoints.ts'
 import { fieldsView, sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
 import { addressText, ENDPOINT_COLUMNS, prefixText, removedView, storedFields } from '../views.ts'
-import { type AttachmentOptions, addAttachmentOptions, attachmentOf } from './port.ts'
+import { addClientOptions, attachClient, type ClientOptions, checkClientOptions } from './client.ts'
+import {
+  type AttachmentOptions,
+  addAttachmentOptions,
+  attachmentFields,
+  attachmentOf,
+} from './port.ts'
 
 interface EndpointOptions {
   readonly network?: string
@@ -25,6 +32,8 @@ interface EndpointOptions {
   readonly label?: Record<string, string>
   readonly vxlanPeer?: string
 }
+
+type AttachOptions = EndpointOptions & AttachmentOptions & ClientOptions
 
 export function registerEndpoint(program: Command, act: Act): void {
   const endpoint = program.command('endpoint').description('places on networks')
@@ -77,13 +86,15 @@ export function registerEndpoint(program: Command, act: Act): void {
     .action(
       act(async (session, name: string, options: { network?: string }) => {
         const found = await session.endpoint(name, options.network)
-        return fieldsView(found, [
+        const port = await portOf(session, found)
+        return fieldsView({ ...found, port }, [
           ...storedFields(found),
           ['network', `${found.tenant}/${found.network}`],
           ['mac', formatMacAddress(found.mac)],
           ['addresses', addressText(found.addresses)],
           ['may also send from', prefixText(found.allow)],
           ['host', found.host ?? 'not attached'],
+          ...(port === undefined ? [] : attachmentFields(port)),
         ])
       }),
     )
@@ -100,21 +111,24 @@ export function registerEndpoint(program: Command, act: Act): void {
       }),
     )
 
-  addAttachmentOptions(
-    addEndpointOptions(
-      endpoint
-        .command('attach <endpoint>')
-        .description('add an endpoint unless it is there, and attach it at a host: for operators'),
+  addClientOptions(
+    addAttachmentOptions(
+      addEndpointOptions(
+        endpoint
+          .command('attach <endpoint>')
+          .description(
+            'add an endpoint unless it is there, and attach it at a host: for operators',
+          ),
+      ),
     ),
   )
-    .addHelpText(
-      'after',
-      '\nExamples:\n  weft endpoint attach web --network blue --host alpha --netns /run/netns/web\n  weft endpoint attach blue/vm --tap tap0\n',
-    )
+    .addHelpText('after', ATTACH_HELP)
     .action(
-      act(async (session, name: string, options: EndpointOptions & AttachmentOptions) => {
-        const attachment = attachmentOf(options)
+      act(async (session, name: string, options: AttachOptions) => {
+        checkClientOptions(options)
         const wanted = await requestOf(session, name, options)
+        if (options.wireguard) return await attachClient(session, wanted, options)
+        const attachment = attachmentOf(options)
         const port = await createAndAttach(await session.weft(), wanted, attachment, options.host)
         return sentenceView(
           port,
@@ -124,27 +138,48 @@ export function registerEndpoint(program: Command, act: Act): void {
     )
 }
 
-/** An endpoint that is there already is attached as it is, if nothing else was asked of it. */
+const ATTACH_HELP = `
+A stock WireGuard client is attached by --wireguard: it gets a file for wg-quick, also as a QR code for a phone. All its packets
+go to the chosen host; weft port detach cuts it off. The host must be reached by UDP: weft host set HOST --candidate ADDRESS:PORT
+says where, if it is behind a NAT. The file is printed once: attach it again with the same --public-key for another one without the
+private key.
+
+Examples:
+  weft endpoint attach web --network blue --host alpha --netns /run/netns/web
+  weft endpoint attach blue/vm --tap tap0
+  weft endpoint attach phone --network blue --host alpha --wireguard
+  weft endpoint attach blue/laptop --wireguard --save laptop.conf --no-qr
+  weft endpoint attach blue/laptop --wireguard --public-key "$(wg pubkey <private.key)" > laptop.conf
+`
+
 async function createAndAttach(
   weft: Weft,
   wanted: CreateEndpoint,
   attachment: Attachment,
   host: string | undefined,
 ): Promise<Port> {
-  const { tenant, network, endpoint, mac, addresses = [], allow = [] } = wanted
-  let isNew = true
-  try {
-    await weft.endpoints.create(wanted)
-  } catch (error) {
-    const asksMore = mac !== undefined || addresses.length > 0 || allow.length > 0
-    if (!(error instanceof EndpointExistsError) || asksMore) throw error
-    isNew = false
-  }
+  const { tenant, network, endpoint } = wanted
+  const isNew = await createUnlessThere(weft, wanted)
   try {
     return (await weft.host(host).attach({ tenant, network, endpoint }, attachment)).port
   } catch (error) {
     // Nothing is left of an attempt that failed; an endpoint that was there before stays.
     if (isNew) await weft.endpoints.delete({ tenant, network, endpoint })
+    throw error
+  }
+}
+
+/** What its host has attached for it. Undefined where no way leads to that host from here, or it does not answer. */
+async function portOf(session: Session, { id, host }: Endpoint): Promise<Port | undefined> {
+  if (host === undefined) return undefined
+  const { hosts, localHost } = await session.context()
+  const isKnown = Object.hasOwn(hosts, host)
+  if (!isKnown && localHost === undefined) return undefined
+  try {
+    const ports = await (await session.weft()).host(isKnown ? host : undefined).listPorts()
+    return ports.find(({ endpointId }) => endpointId === id)
+  } catch (error) {
+    if (error instanceof UnavailableError) return undefined
     throw error
   }
 }

@@ -335,7 +335,7 @@ function statusFields(status: HostStatus): [string, string][] {
   ]
 }
 
-/** `3 sealed open, 1 vxlan open`. */
+/** `3 sealed open, 1 vxlan open`, and `1 client open` of WireGuard clients. */
 export function connectionCountText({ openConnections }: HostStatus): string {
   return Object.entries(openConnections)
     .sort(([a], [b]) => (a < b ? -1 : 1))

@@ -1,11 +1,11 @@
 import { InvalidArgumentError } from '@weft/errors'
 import { formatMacAddress } from '@weft/net'
-import type { Attachment, Port } from '@weft/sdk'
+import type { Attachment, Port, WireguardPort } from '@weft/sdk'
 import type { Command } from 'commander'
 import { parseEndpointRef } from '../arguments.ts'
-import { sentenceView, tableView } from '../output.ts'
+import { formatDuration, sentenceView, tableView } from '../output.ts'
 import type { Act } from '../program.ts'
-import { addressText } from '../views.ts'
+import { addressText, byteText, socketText } from '../views.ts'
 
 export interface AttachmentOptions {
   readonly netns?: string
@@ -58,7 +58,7 @@ export function registerPort(program: Command, act: Act): void {
             { title: 'NETWORK', value: (row) => row.network },
             { title: 'ENDPOINT', value: (row) => row.endpoint },
             { title: 'STATE', value: (row) => row.state },
-            { title: 'ATTACHED TO', value: (row) => attachmentText(row.attachment) },
+            { title: 'ATTACHED TO', value: attachmentText },
             { title: 'ADDRESSES', value: (row) => addressText(row.addresses) },
             { title: 'RECEIVED', value: (row) => String(row.counters.receivedPackets) },
             { title: 'SENT', value: (row) => String(row.counters.sentPackets) },
@@ -71,7 +71,7 @@ export function registerPort(program: Command, act: Act): void {
 
   port
     .command('detach <endpoint>')
-    .description('undo an attachment; harmless where there is none')
+    .description('undo an attachment, which cuts a client off; harmless where there is none')
     .option('--network <network>', 'the network of the endpoint')
     .option('--host <host>', 'the host; this one if not given')
     .addHelpText('after', '\nExample:\n  weft port detach blue/web --host alpha\n')
@@ -111,12 +111,52 @@ export function attachmentOf({ netns, device, keepRoutes, tap }: AttachmentOptio
       tap === undefined
         ? 'there is nothing to join'
         : 'a namespace and a TAP device are two things',
-    remedy: 'say either --netns PATH or --tap NAME',
+    remedy: 'say either --netns PATH or --tap NAME, or weft endpoint attach --wireguard',
   })
 }
 
-function attachmentText(attachment: Attachment): string {
-  return attachment.kind === 'tap' ? `tap ${attachment.device}` : attachment.path
+/** What an endpoint is attached to, in a line. */
+function attachmentText({ attachment }: Port): string {
+  switch (attachment.kind) {
+    case 'netns':
+      return attachment.path
+    case 'tap':
+      return `tap ${attachment.device}`
+    case 'wireguard':
+      return `wireguard ${attachment.publicKey}, ${clientText(attachment)}`
+  }
+}
+
+/** The same as fields. */
+export function attachmentFields(port: Port): [string, string][] {
+  const { attachment } = port
+  if (attachment.kind !== 'wireguard') return [['attached to', attachmentText(port)]]
+  const { publicKey, hasPresharedKey, connection } = attachment
+  return [
+    ['attached to', `wireguard ${publicKey}${hasPresharedKey ? ', with a preshared key' : ''}`],
+    ['client', clientText(attachment)],
+    [
+      'sealed traffic',
+      connection
+        ? `${byteText(connection.sentBytes)} sent to it, ${byteText(connection.receivedBytes)} received`
+        : '',
+    ],
+  ]
+}
+
+/** How a client is: where, and since when. */
+function clientText({ connection, isVoid }: WireguardPort): string {
+  const { state = 'idle', endpoint, lastHandshake } = connection ?? {}
+  const now = Date.now()
+  return [
+    endpoint ? `${state} at ${socketText(endpoint)}` : state,
+    lastHandshake
+      ? `last handshake ${formatDuration(now - lastHandshake.getTime())} ago`
+      : 'no handshake yet',
+    isVoid ? 'ITS FILE IS VOID, the host has another key by now: attach it again' : '',
+  ]
+    .filter((part) => part !== '')
+    .join(', ')
 }
 
 function dropText(drops: { readonly [reason: string]: bigint }): string {

@@ -96,7 +96,7 @@ function hostLines(name: string, answer: Answer<HostStatus>): Line[] {
   const summary = {
     what: name,
     health: stale.length === 0 && !status.fromDisk ? 'ok' : 'stale',
-    detail: `${status.ports} ports, ${status.flows} flows${counts && `, to other hosts ${counts}`}; tables of ${tableText(status)}`,
+    detail: `${status.ports} ports, ${status.flows} flows${counts && `, connections: ${counts}`}; tables of ${tableText(status)}`,
   }
   const details = stale.map((dependency) => ({
     what: `  ${dependency.name}`,
