@@ -63,6 +63,12 @@ struct budget {
 	u32 depth_ns;
 };
 
+/*
+ * A WireGuard client is a port without a device. What stands in for its ifindex, everywhere, is its
+ * endpoint's id with this bit: no device has it. Ids of hosts and endpoints are below it.
+ */
+#define CLIENT_BIT (1u << 31)
+
 /* Sources beside `ip4` and `ip6` are looked up in `guard`. */
 #define PORT_MORE_SOURCES (1 << 0)
 /* The endpoint routes: it may send router advertisements. */
@@ -72,7 +78,7 @@ struct port {
 	u32 endpoint_id;
 	u32 vni;
 	u8 mac[6];
-	/* Largest IP packet. */
+	/* Largest IP packet; of a client also towards it. */
 	u16 mtu;
 	u16 flags;
 	/* Row of `port_counters`. */
@@ -91,6 +97,7 @@ struct port {
 #define VIA_HOST   3 /* another host, in VXLAN: target is its id */
 #define VIA_DROP   4 /* nothing: drop with `reason` */
 #define VIA_SEALED 5 /* another host, by the shuttle, which seals: target is its id */
+#define VIA_CLIENT 6 /* a WireGuard client here, by the shuttle: target has CLIENT_BIT */
 
 struct flow_key {
 	u32 source_endpoint_id;
@@ -101,7 +108,7 @@ struct flow_key {
 struct flow {
 	u32 generation;
 	u32 target_endpoint_id;
-	/* ifindex or host id, by `via`. */
+	/* ifindex, what stands in for one, or host id, by `via`. */
 	u32 target;
 	u8 via;
 	u8 reason;
@@ -264,8 +271,9 @@ struct seal_meta {
 	u8 flags;
 	/* EtherType of the payload. */
 	be16 ethertype;
-	/* The other host: to which, or from which. */
+	/* The other host, or the client, by CLIENT_BIT: to which, or from which. */
 	u32 host_id;
+	/* Of no meaning from a client: its port says it, as it says both MACs. */
 	u32 vni;
 	u32 reserved;
 };

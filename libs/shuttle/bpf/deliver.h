@@ -8,22 +8,52 @@
 #include "packet.h"
 #include "tunnel.h"
 
-INLINE void count_sent(struct __sk_buff *skb, u32 slot)
+INLINE void count_sent(u32 slot, u32 bytes)
 {
 	struct counters *counters = counters_of(slot);
 
 	if (counters) {
 		counters->sent_packets++;
-		counters->sent_bytes += skb->len;
+		counters->sent_bytes += bytes;
 	}
 }
 
-/* To a port of this host. */
-INLINE int to_port(struct __sk_buff *skb, struct counters *counters, u32 verdict, u32 slot,
-		   u32 ifindex, u8 via, be16 type)
+INLINE void write_seal_meta(struct __sk_buff *skb, u32 host_id, u32 vni, be16 ethertype)
 {
-	finish(skb, counters, verdict, ifindex);
-	count_sent(skb, slot);
+	struct seal_meta meta = {
+		.magic = SEAL_MAGIC, .ethertype = ethertype, .host_id = host_id, .vni = vni};
+
+	/* Cannot fail: the room has been made. */
+	bpf_skb_store_bytes(skb, 0, &meta, sizeof(meta), 0);
+}
+
+/* To a WireGuard client of this host, by the shuttle, which leaves the Ethernet header out. */
+INLINE int to_client(struct __sk_buff *skb, const struct run *run, u32 verdict, u32 slot,
+		     u32 client, u32 vni, be16 type)
+{
+	u32 bytes = skb->len;
+
+	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
+		return drop(skb, run->counters, DROP_not_ip);
+	if (!run->config->seal_ifindex)
+		return drop(skb, run->counters, DROP_no_seal_device);
+	/* As in hold(). */
+	if (bpf_skb_change_head(skb, sizeof(struct seal_meta), 0))
+		return drop(skb, run->counters, DROP_hold_full);
+	write_seal_meta(skb, client, vni, type);
+	finish(skb, run->counters, verdict, client);
+	count_sent(slot, bytes);
+	return bpf_redirect(run->config->seal_ifindex, 0);
+}
+
+/* To a port of this host. */
+INLINE int to_port(struct __sk_buff *skb, const struct run *run, u32 verdict, u32 slot, u32 ifindex,
+		   u8 via, u32 vni, be16 type)
+{
+	if (via == VIA_CLIENT)
+		return to_client(skb, run, verdict, slot, ifindex, vni, type);
+	finish(skb, run->counters, verdict, ifindex);
+	count_sent(slot, skb->len);
 	/* bpf_redirect_peer() takes away everything that belongs to this host, but not the mark. */
 	skb->mark = 0;
 	/* It also skips the target's eth_type_trans(), which would tell what came from a TAP under
@@ -79,15 +109,6 @@ INLINE int too_large(struct __sk_buff *skb, struct run *run, struct headers *h, 
 		return drop(skb, run->counters, DROP_mtu_exceeded);
 	return hold(skb, run, h, SLOW_MTU, &run->port->error, DROP_mtu_exceeded, DROP_mtu_exceeded,
 		    mtu);
-}
-
-INLINE void write_seal_meta(struct __sk_buff *skb, u32 host_id, u32 vni, be16 ethertype)
-{
-	struct seal_meta meta = {
-		.magic = SEAL_MAGIC, .ethertype = ethertype, .host_id = host_id, .vni = vni};
-
-	/* Cannot fail: the room has been made. */
-	bpf_skb_store_bytes(skb, 0, &meta, sizeof(meta), 0);
 }
 
 /* To another host, sealed by the shuttle: whole, whatever it is. */
@@ -170,7 +191,7 @@ static long replicate_one(u32 i, struct replication_walk *walk)
 			return 0;
 		port = bpf_map_lookup_elem(&ports, &target);
 		if (port && !bpf_clone_redirect(walk->skb, target, 0))
-			count_sent(walk->skb, port->slot);
+			count_sent(port->slot, walk->skb->len);
 	} else if (!walk->to_hosts) {
 		return 1;
 	} else if (i < walk->row->port_count + walk->row->host_count) {

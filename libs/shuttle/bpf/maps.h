@@ -28,7 +28,7 @@
 /* clang-format on */
 
 PINNED_MAP(config, BPF_MAP_TYPE_ARRAY, u32, struct config, 1, BPF_F_MMAPABLE);
-/* By ifindex. */
+/* By ifindex, or what stands in for one. */
 PINNED_MAP(ports, BPF_MAP_TYPE_HASH, u32, struct port, 1024, BPF_F_NO_PREALLOC);
 /* By slot: an array, because every frame is counted twice, and its rows cost no hash. */
 PINNED_MAP(port_counters, BPF_MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 1025, 0);

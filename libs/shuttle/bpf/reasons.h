@@ -62,7 +62,8 @@
 	X(30, not_sealed, "came in the clear, in a network that is sealed between the two hosts")  \
 	X(31, not_shared, "is of a network that its carrier may not bring from that host")         \
 	X(32, no_seal_device, "has to be sealed, and nothing here seals")                          \
-	X(33, seal_frame, "came from the shuttle, unsealed, in no known form")
+	X(33, seal_frame, "came from the shuttle, unsealed, in no known form")                     \
+	X(34, not_ip, "is no IP packet, and a WireGuard client takes nothing else")
 /* clang-format on */
 
 #define WEFT_VERDICT_ENUM(number, name, text) VERDICT_##name = number,

@@ -5,7 +5,8 @@
  *   ep_in    a port: guard, neighbours, flow, action
  *   ul_in    an underlay device: takes VXLAN off where that is right
  *   vx_in    the VXLAN device: what ul_in left to it
- *   seal_in  the TAP of what is sealed: frames that the shuttle has opened
+ *   seal_in  the TAP of what is sealed: frames of other hosts that the shuttle has opened, and
+ *            packets of WireGuard clients, which go the way of a port's
  *   slow_in  the TAP of the shuttle: frames that it gives back
  *
  * Only ul_in ever lets a frame go on into the host's own network stack. There are no global
@@ -33,6 +34,11 @@ INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
 	    icmp6 == ND_NEIGHBOUR_ADVERT) {
 		bool is_arp = h->eth.type == bpf_htons(ETH_P_ARP);
 
+		/* A client has no link on which it could ask. */
+		if (run->ifindex & CLIENT_BIT) {
+			finish(skb, run->counters, VERDICT_absorbed, 0);
+			return TC_ACT_SHOT;
+		}
 		action = is_arp ? handle_arp(skb, h, port->vni, who, port->mac)
 				: handle_nd(skb, h, port->vni, who, port->mac);
 		switch (action) {
@@ -87,7 +93,14 @@ INLINE int forward(struct __sk_buff *skb, struct run *run, struct headers *h,
 		return to_host(skb, run, h, length, flow->target);
 	if (flow->via == VIA_SEALED)
 		return to_sealed(skb, run, h, length, flow->target);
-	return to_port(skb, run->counters, VERDICT_same_host, flow->slot, flow->target, flow->via,
+	if (flow->via == VIA_CLIENT) {
+		u32 number = flow->target;
+		struct port *client = bpf_map_lookup_elem(&ports, &number);
+
+		if (client && length > client->mtu)
+			return too_large(skb, run, h, client->mtu);
+	}
+	return to_port(skb, run, VERDICT_same_host, flow->slot, flow->target, flow->via, port->vni,
 		       h->eth.type);
 }
 
@@ -100,6 +113,29 @@ INLINE void identify(struct identity *who, const struct run *run)
 	who->has_more_sources = run->port->flags & PORT_MORE_SOURCES;
 }
 
+/* Why a port's packet goes no further, or DROP_none; `icmp6` becomes its ICMPv6 type, if it is one.
+ */
+INLINE u32 port_refusal(struct __sk_buff *skb, const struct run *run, const struct headers *h,
+			const struct identity *who, int *icmp6)
+{
+	if (!is_well_formed(h))
+		return DROP_malformed;
+	if (h->eth.type == bpf_htons(ETH_P_IP))
+		return may_use_ip4(who, h->ip4.saddr) ? DROP_none : DROP_source_ip4;
+	if (h->eth.type != bpf_htons(ETH_P_IPV6))
+		return DROP_none;
+	if (!may_send_from_ip6(who, h))
+		return DROP_source_ip6;
+	if (!may_carry_icmp6(h->ip6.nexthdr))
+		return DROP_none;
+	*icmp6 = icmp6_type(skb, h->ip6.nexthdr);
+	if (*icmp6 < 0)
+		return DROP_hidden_nd;
+	if (*icmp6 == ND_ROUTER_ADVERTISEMENT && !(run->port->flags & PORT_ROUTES))
+		return DROP_router_advertisement;
+	return *icmp6 == ND_REDIRECT ? DROP_redirect_message : DROP_none;
+}
+
 SEC("classifier/ep_in")
 int ep_in(struct __sk_buff *skb)
 {
@@ -107,6 +143,7 @@ int ep_in(struct __sk_buff *skb)
 	struct identity who;
 	struct headers h;
 	int icmp6 = 0;
+	u32 refusal;
 
 	run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
 	if (!start(&run, run.port ? run.port->slot : 0))
@@ -122,26 +159,10 @@ int ep_in(struct __sk_buff *skb)
 		return drop(skb, run.counters, DROP_vlan_tagged);
 	if (!is_same_mac(h.eth.source, run.port->mac))
 		return drop(skb, run.counters, DROP_source_mac);
-	if (!is_well_formed(&h))
-		return drop(skb, run.counters, DROP_malformed);
-
 	identify(&who, &run);
-	if (h.eth.type == bpf_htons(ETH_P_IP)) {
-		if (!may_use_ip4(&who, h.ip4.saddr))
-			return drop(skb, run.counters, DROP_source_ip4);
-	} else if (h.eth.type == bpf_htons(ETH_P_IPV6)) {
-		if (!may_send_from_ip6(&who, &h))
-			return drop(skb, run.counters, DROP_source_ip6);
-		if (may_carry_icmp6(h.ip6.nexthdr)) {
-			icmp6 = icmp6_type(skb, h.ip6.nexthdr);
-			if (icmp6 < 0)
-				return drop(skb, run.counters, DROP_hidden_nd);
-			if (icmp6 == ND_ROUTER_ADVERTISEMENT && !(run.port->flags & PORT_ROUTES))
-				return drop(skb, run.counters, DROP_router_advertisement);
-			if (icmp6 == ND_REDIRECT)
-				return drop(skb, run.counters, DROP_redirect_message);
-		}
-	}
+	refusal = port_refusal(skb, &run, &h, &who, &icmp6);
+	if (refusal)
+		return drop(skb, run.counters, refusal);
 	return forward(skb, &run, &h, &who, icmp6);
 }
 
@@ -261,8 +282,8 @@ int ul_in(struct __sk_buff *skb)
 	/* What the device vouched for is one header further in now; an error says that it vouched
 	 * for nothing. */
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	return to_port(skb, run.counters, VERDICT_delivered, target->slot, target->target,
-		       target->via, h.eth.type);
+	return to_port(skb, &run, VERDICT_delivered, target->slot, target->target, target->via, vni,
+		       h.eth.type);
 
 pass:
 	finish(skb, run.counters, VERDICT_passed, 0);
@@ -360,8 +381,8 @@ INLINE int receive(struct __sk_buff *skb, struct run *run, const struct sender *
 	target = find_mac(vni, run->half, h.eth.target);
 	if (!target || target->via == VIA_HOST)
 		return drop(skb, run->counters, DROP_unknown_destination);
-	return to_port(skb, run->counters, VERDICT_delivered, target->slot, target->target,
-		       target->via, h.eth.type);
+	return to_port(skb, run, VERDICT_delivered, target->slot, target->target, target->via, vni,
+		       h.eth.type);
 }
 
 INLINE int receive_from_device(struct __sk_buff *skb)
@@ -399,6 +420,75 @@ static __noinline bool is_opened_frame(const struct seal_meta *meta, be16 front_
 	return meta->magic == SEAL_MAGIC && (meta->ethertype == ip6) == (front_type == ip6);
 }
 
+/* Where on the link a client's packet goes: its network knows the neighbour, or it is to a group
+ * (RFC 1112 6.4, RFC 2464 7). */
+INLINE bool find_target(struct headers *h, const struct run *run)
+{
+	u8 ip[16] __attribute__((aligned(4)));
+	struct neigh *neighbour;
+
+	if (is_group(h->eth.target))
+		return true;
+	if (h->eth.type == bpf_htons(ETH_P_IP))
+		map_ip4(ip, h->ip4.daddr);
+	else
+		copy_ip6(ip, &h->ip6.daddr);
+	neighbour = find_neighbour(run->port->vni, run->half, ip);
+	if (neighbour)
+		copy_mac(h->eth.target, neighbour->mac);
+	return neighbour;
+}
+
+INLINE void write_group(struct headers *h)
+{
+	u16 *mac = (u16 *)h->eth.target;
+	const u16 *ip;
+
+	mac[0] = mac[1] = mac[2] = 0;
+	if (h->eth.type == bpf_htons(ETH_P_IPV6) && h->ip6.daddr.s6_addr[0] == 0xff) {
+		ip = &h->ip6.daddr.s6_addr16[6];
+		mac[0] = bpf_htons(0x3333);
+		mac[1] = ip[0];
+		mac[2] = ip[1];
+	} else if (h->eth.type == bpf_htons(ETH_P_IP) && h->ip4.daddr == bpf_htonl(0xffffffff)) {
+		mac[0] = mac[1] = mac[2] = 0xffff;
+	} else if (h->eth.type == bpf_htons(ETH_P_IP) &&
+		   (h->ip4.daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000)) {
+		ip = (const u16 *)&h->ip4.daddr;
+		mac[0] = bpf_htons(0x0100);
+		mac[1] = bpf_htons(0x5e00) | (ip[0] & bpf_htons(0x007f));
+		mac[2] = ip[1];
+	}
+}
+
+/* A packet of a WireGuard client: with an Ethernet header in front it is a frame of any port. */
+INLINE int receive_from_client(struct __sk_buff *skb, struct run *run)
+{
+	struct identity who;
+	struct headers h;
+	int icmp6 = 0;
+	u32 refusal;
+
+	run->counters = counters_of(run->port->slot);
+	if (!run->counters)
+		return TC_ACT_SHOT;
+	run->now_ns = bpf_ktime_get_coarse_ns();
+	run->counters->received_packets++;
+	run->counters->received_bytes += skb->len;
+	if (!load_headers(skb, 0, &h) || !is_ip(&h))
+		return drop(skb, run->counters, DROP_malformed);
+	copy_mac(h.eth.source, run->port->mac);
+	write_group(&h);
+	identify(&who, run);
+	refusal = port_refusal(skb, run, &h, &who, &icmp6);
+	if (refusal)
+		return drop(skb, run->counters, refusal);
+	if (!find_target(&h, run))
+		return drop(skb, run->counters, DROP_neighbour_unknown);
+	bpf_skb_store_bytes(skb, 0, &h.eth, ETH_BYTES, 0);
+	return forward(skb, run, &h, &who, icmp6);
+}
+
 SEC("classifier/seal_in")
 int seal_in(struct __sk_buff *skb)
 {
@@ -416,7 +506,10 @@ int seal_in(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, 0, &front.eth, front_bytes) ||
 	    !is_opened_frame(&front.meta, front.eth.type))
 		return drop(skb, run.counters, DROP_seal_frame);
-	if (!find_peer(front.meta.host_id, VIA_SEALED))
+	run.ifindex = front.meta.host_id;
+	if (front.meta.host_id & CLIENT_BIT)
+		run.port = bpf_map_lookup_elem(&ports, &run.ifindex);
+	if (!run.port && !find_peer(front.meta.host_id, VIA_SEALED))
 		return drop(skb, run.counters, DROP_sender_unknown);
 	/* Taking room away must leave an IPv4 header's length, and other payloads may be shorter.
 	 */
@@ -427,6 +520,8 @@ int seal_in(struct __sk_buff *skb)
 		return drop(skb, run.counters, DROP_seal_frame);
 	front.eth.type = front.meta.ethertype;
 	bpf_skb_store_bytes(skb, 0, &front.eth, ETH_BYTES, 0);
+	if (run.port)
+		return receive_from_client(skb, &run);
 	sender.host_id = front.meta.host_id;
 	sender.vni = front.meta.vni;
 	return receive(skb, &run, &sender);
@@ -482,8 +577,9 @@ int slow_in(struct __sk_buff *skb)
 	bpf_skb_store_bytes(skb, 0, &front.eth, ETH_BYTES, 0);
 
 	if (front.meta.purpose == SLOW_TO_SOURCE)
-		return to_port(skb, run.counters, VERDICT_delivered, run.port->slot, run.ifindex,
-			       VIA_DEVICE, front.eth.type);
+		return to_port(skb, &run, VERDICT_delivered, run.port->slot, run.ifindex,
+			       run.ifindex & CLIENT_BIT ? VIA_CLIENT : VIA_DEVICE, run.port->vni,
+			       front.eth.type);
 	if (!load_headers(skb, 0, &h))
 		return drop(skb, run.counters, DROP_slow_frame);
 	if (h.eth.type == bpf_htons(ETH_P_IPV6) && may_carry_icmp6(h.ip6.nexthdr))

@@ -23,6 +23,20 @@ pub const DROP_MAX: usize = 64;
 /// Ports and hosts to which one network's broadcasts go, together.
 pub const REPLICATION_MAX: usize = 256;
 
+/// In place of an ifindex a `WireGuard` client has its endpoint's id with this bit. Ids of hosts and endpoints are below
+/// it.
+pub const CLIENT_BIT: u32 = 1 << 31;
+
+/// What stands in for the ifindex of an endpoint that is a `WireGuard` client.
+pub const fn client_number(endpoint_id: u32) -> u32 {
+    endpoint_id | CLIENT_BIT
+}
+
+/// The endpoint, where an ifindex or the number of a peer is a client's.
+pub const fn client_endpoint(number: u32) -> Option<u32> {
+    if number & CLIENT_BIT == 0 { None } else { Some(number & !CLIENT_BIT) }
+}
+
 /// Port flag: sources beside its two addresses are looked up in [`Guard`] rows.
 pub const PORT_MORE_SOURCES: u16 = 1 << 0;
 /// Port flag: the endpoint routes, so it may send router advertisements.
@@ -52,6 +66,8 @@ pub const VIA_HOST: u8 = 3;
 pub const VIA_DROP: u8 = 4;
 /// Target is the id of another host, reached by the shuttle, which seals.
 pub const VIA_SEALED: u8 = 5;
+/// Target is the number of a `WireGuard` client ([`client_number`]), reached by the shuttle.
+pub const VIA_CLIENT: u8 = 6;
 
 /// First byte of a [`SlowMeta`].
 pub const SLOW_MAGIC: u8 = 0x57;
@@ -209,7 +225,7 @@ layouts! {
         interval_ns: u32,
         depth_ns: u32,
     }
-    /// A port, by ifindex.
+    /// A port, by ifindex or what stands in for one.
     Port, "port", 88 => {
         endpoint_id: u32,
         vni: u32,
@@ -399,6 +415,13 @@ mod tests {
         assert!(sealed.contains(Carrier::Sealed) && !sealed.contains(Carrier::Vxlan));
         assert_eq!(Carriers::from_iter(Carrier::ALL).fdb_flags(), FDB_BY_VXLAN | FDB_BY_SEALED);
         assert_eq!(Carriers::default().fdb_flags(), 0);
+    }
+
+    #[test]
+    fn a_clients_number_tells_its_endpoint_and_is_no_ifindex() {
+        assert_eq!(client_endpoint(client_number(7)), Some(7));
+        assert_eq!(client_endpoint(7), None);
+        assert!(i32::try_from(client_number(1)).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
-use weft_abi::{Carrier, Carriers};
+use weft_abi::{CLIENT_BIT, Carrier, Carriers, client_endpoint};
 
 use crate::flows::{Flow, FlowTarget};
 use crate::packet::Mac;
@@ -128,7 +128,7 @@ pub struct Port {
     pub endpoint: Endpoint,
     /// Its network as it was when it was attached; the tables' own entry comes before it.
     pub network: Network,
-    /// The device on the host's side.
+    /// The device on the host's side, or what stands in for one ([`weft_abi::client_number`]).
     pub ifindex: u32,
     /// The device's other end is in another network namespace.
     pub is_peer: bool,
@@ -139,7 +139,7 @@ pub struct Port {
 pub enum Place {
     /// A port of this host.
     Port {
-        /// The device on the host's side.
+        /// The device on the host's side, or what stands in for one ([`weft_abi::client_number`]).
         ifindex: u32,
         /// The device's other end is in another network namespace.
         is_peer: bool,
@@ -165,7 +165,7 @@ pub struct Row {
 /// Where a network's broadcasts go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Devices of its ports here, in order.
+    /// Devices of its ports here, in order; clients get none.
     pub ifindexes: Vec<u32>,
     /// Other hosts that get them by VXLAN, in order.
     pub host_ids: Vec<u32>,
@@ -668,7 +668,10 @@ impl Tables {
                 let entry = members
                     .entry(*vni)
                     .or_insert_with(|| (endpoint.network_id, Members::default()));
-                entry.1.ifindexes.push(*ifindex);
+                entry
+                    .1
+                    .ifindexes
+                    .extend(Some(*ifindex).filter(|it| client_endpoint(*it).is_none()));
             }
         }
         let host_ids: BTreeSet<u32> =
@@ -799,8 +802,8 @@ fn check_network(network: &Network) -> Result<(), TableError> {
 
 fn check_endpoint(endpoint: &Endpoint) -> Result<(), TableError> {
     let id = endpoint.endpoint_id;
-    if id == 0 {
-        return bad("endpoint", id, "0 is no id".into());
+    if id == 0 || id >= CLIENT_BIT {
+        return bad("endpoint", id, format!("{id} is no id"));
     }
     if endpoint.mac.is_group() || endpoint.mac == Mac([0; 6]) {
         return bad("endpoint", id, format!("{} is no MAC of one device", endpoint.mac));
@@ -826,7 +829,7 @@ fn check_endpoint(endpoint: &Endpoint) -> Result<(), TableError> {
 
 fn check_peer(peer: &Peer, local_host_id: u32) -> Result<(), TableError> {
     let id = peer.host_id;
-    if id == 0 || id == local_host_id {
+    if id == 0 || id >= CLIENT_BIT || id == local_host_id {
         return bad("host", id, "it is no other host".into());
     }
     let PeerKind::Vxlan { local_address, remote_address, .. } = peer.kind else { return Ok(()) };
@@ -1000,6 +1003,24 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_a_port_that_gets_no_broadcasts() {
+        let mut tables = tables();
+        let number = weft_abi::client_number(20);
+        let client = Port { ifindex: number, is_peer: false, ..port(20, 1) };
+        let changes = vec![Change::PutEndpoint(endpoint(20, 1, HERE))];
+        tables.commit(tables.plan(1, 2, HERE, changes).unwrap());
+        tables.commit(tables.plan_port(20, Some(client)).unwrap());
+        assert_eq!(tables.row(20).unwrap().place, Place::Port { ifindex: number, is_peer: false });
+        assert_eq!(tables.members[&101].ifindexes, [1011, 1012]);
+        let alone = Port { ifindex: number, ..port(21, 2) };
+        let changes = vec![Change::PutNetwork(network(2)), Change::PutPeer(peer(THERE, &[1, 2]))];
+        tables.commit(tables.plan(2, 3, HERE, changes).unwrap());
+        tables.commit(tables.plan_port(21, Some(alone)).unwrap());
+        let members = &tables.members[&102];
+        assert_eq!((&members.ifindexes[..], &members.host_ids[..]), (&[][..], &[THERE][..]));
+    }
+
+    #[test]
     fn a_plan_alters_nothing_until_it_is_committed() {
         let tables = tables();
         let plan = tables.plan(1, 2, HERE, vec![Change::DeleteEndpoint(13)]).unwrap();
@@ -1071,6 +1092,14 @@ mod tests {
             ),
             (Change::PutPeer(peer(HERE, &[1])), "host 1: it is no other host"),
             (Change::PutPeer(sealed_peer(0, &[1])), "host 0: it is no other host"),
+            (
+                Change::PutPeer(Peer { host_id: 1 << 31, ..sealed_peer(3, &[1]) }),
+                "host 2147483648: it is no other host",
+            ),
+            (
+                Change::PutEndpoint(Endpoint { endpoint_id: 1 << 31, ..endpoint(14, 1, THERE) }),
+                "endpoint 2147483648: 2147483648 is no id",
+            ),
             (
                 Change::PutPeer(Peer {
                     kind: PeerKind::Vxlan {

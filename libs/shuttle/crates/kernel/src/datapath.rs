@@ -15,7 +15,7 @@ use weft_abi::{
     ABI, Budget, Carrier, Config, Counters, DropReason, Fdb, FdbKey, Flow, FlowKey, Guard,
     GuardKey, Neigh, NeighKey, PEER_IP6, PEER_RESOLVED, PORT_MORE_SOURCES, PORT_ROUTES, Peer,
     PeerKey, Plain, Port, REMOTE_FOREIGN, Remote, RemoteKey, Replication, ReplicationKey, VIA_DROP,
-    VIA_HOST, VIA_SEALED, mapped,
+    VIA_HOST, VIA_SEALED, client_number, mapped,
 };
 
 use crate::pins::{Pins, unpin};
@@ -88,12 +88,12 @@ impl Rate {
     }
 }
 
-/// A port: an endpoint at a host-side device.
+/// A port: an endpoint at a host-side device, or at a client.
 #[derive(Clone, Debug)]
 pub struct PortSpec<'a> {
     /// The endpoint; its location names the device.
     pub endpoint: &'a Endpoint,
-    /// Largest IP packet of the network in bytes.
+    /// Largest IP packet of the network in bytes; of a client no more than its tunnel takes.
     pub mtu: u16,
     /// First packets that may wait for an answer.
     pub miss_rate: Rate,
@@ -303,11 +303,13 @@ impl Datapath {
         self.config.heartbeat_ns().store(sys::monotonic_ns(), Ordering::Relaxed);
     }
 
-    /// Makes a device a port, or changes the port that it is.
+    /// Makes a device or a client a port, or changes the port that it is.
     pub fn attach_port(&mut self, spec: &PortSpec<'_>) -> Result<(), Error> {
         let endpoint = spec.endpoint;
-        let (Location::Peer { ifindex } | Location::Device { ifindex }) = endpoint.location else {
-            return Err(Error::NoDevice { ifindex: 0 });
+        let ifindex = match endpoint.location {
+            Location::Peer { ifindex } | Location::Device { ifindex } => ifindex,
+            Location::Client { endpoint_id } => client_number(endpoint_id),
+            Location::Host { .. } => return Err(Error::NoDevice { ifindex: 0 }),
         };
         let (ip4, ip6) = endpoint.inline_addresses();
         let mut flags = 0;
@@ -336,7 +338,10 @@ impl Datapath {
         )?;
         self.port_slots.insert(ifindex, slot);
         self.name_slot(endpoint, ifindex, slot)?;
-        self.attach(EP_IN, ifindex)
+        match endpoint.location {
+            Location::Client { .. } => Ok(()),
+            _ => self.attach(EP_IN, ifindex),
+        }
     }
 
     /// Ends a port and tells whether there was one. Its counters stay until [`Datapath::forget_counters`]; flows to it
@@ -347,7 +352,7 @@ impl Datapath {
         Ok(self.ports.remove(&ifindex)?)
     }
 
-    /// Every port, by ifindex.
+    /// Every port, by ifindex or what stands in for one.
     pub fn ports(&self) -> Result<BTreeMap<u32, Port>, Error> {
         Ok(self.ports.rows()?.into_iter().collect())
     }

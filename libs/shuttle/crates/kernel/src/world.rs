@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use weft_abi::{
     Carriers, FDB_MORE_SOURCES, FDB_ROUTES, Fdb, FdbKey, Guard, GuardKey, Neigh, NeighKey,
-    REPLICATION_MAX, Replication, ReplicationKey, VIA_DEVICE, VIA_HOST, VIA_PEER, mapped,
+    REPLICATION_MAX, Replication, ReplicationKey, VIA_CLIENT, VIA_DEVICE, VIA_HOST, VIA_PEER,
+    client_number, mapped,
 };
 
 use crate::Error;
@@ -37,6 +38,11 @@ pub enum Location {
         /// The host-side device.
         ifindex: u32,
     },
+    /// A port of this host that is a `WireGuard` client, which the shuttle seals for.
+    Client {
+        /// The endpoint whose client it is.
+        endpoint_id: u32,
+    },
     /// Another host.
     Host {
         /// Its id.
@@ -50,6 +56,7 @@ impl Location {
         match self {
             Self::Peer { ifindex } => (ifindex, VIA_PEER),
             Self::Device { ifindex } => (ifindex, VIA_DEVICE),
+            Self::Client { endpoint_id } => (client_number(endpoint_id), VIA_CLIENT),
             Self::Host { host_id } => (host_id, VIA_HOST),
         }
     }

@@ -15,7 +15,7 @@ use support::frames::{
 use support::host::{Host, LIMITS, VXLAN_PORT, ifindex, run};
 use weft_kernel::abi::{
     Carrier, Carriers, DropReason, Plain, SEAL_MAGIC, SLOW_DROP, SLOW_MAGIC, SLOW_MISS, SLOW_MTU,
-    SLOW_NEIGHBOUR, SLOW_RESEND, SLOW_TO_SOURCE, SealMeta, SlowMeta, Verdict,
+    SLOW_NEIGHBOUR, SLOW_RESEND, SLOW_TO_SOURCE, SealMeta, SlowMeta, Verdict, client_number,
 };
 use weft_kernel::testrun::{Input, Output, Runner};
 use weft_kernel::{
@@ -28,10 +28,13 @@ const RED: u32 = 88;
 /// Sealed between all hosts.
 const GREEN: u32 = 99;
 const MTU: u16 = 1320;
+/// Less than the network's: what the client's tunnel takes.
+const PHONE_MTU: u16 = 1280;
 
 /// Endpoints of blue: web, db and router have ports here; api, gate and edge are at other hosts; lone has a port with
 /// tiny budgets. `twin` is web's MAC and addresses again, in red. `vault` is at a sealed host, `lost` at one with which
-/// no carrier is shared for it. Of green, mint has a port here and safe is at another host.
+/// no carrier is shared for it. Of green, mint has a port here and safe is at another host. `phone` is a `WireGuard`
+/// client here, of blue.
 const WEB: u32 = 11;
 const DB: u32 = 12;
 const API: u32 = 13;
@@ -45,6 +48,7 @@ const VAULT: u32 = 22;
 const LOST: u32 = 23;
 const MINT: u32 = 24;
 const SAFE: u32 = 25;
+const PHONE: u32 = 26;
 
 /// Hosts: one by a header of ours, and sealed for green; one over IPv6 by the device; one that is a plain VXLAN device;
 /// one that is sealed for all networks.
@@ -195,6 +199,7 @@ impl Devices {
             EDGE => Location::Host { host_id: GAMMA },
             PLAIN => Location::Host { host_id: FOREIGN },
             DB => Location::Device { ifindex: self.db },
+            PHONE => Location::Client { endpoint_id: PHONE },
             _ => Location::Peer { ifindex: self.of(endpoint) },
         }
     }
@@ -248,12 +253,13 @@ impl Devices {
         }
         let mut world = Delta::default();
         for endpoint_id in
-            [WEB, DB, API, EDGE, ROUTER, GATE, PLAIN, LONE, TWIN, VAULT, LOST, MINT, SAFE]
+            [WEB, DB, API, EDGE, ROUTER, GATE, PLAIN, LONE, TWIN, VAULT, LOST, MINT, SAFE, PHONE]
         {
             let endpoint = self.endpoint(endpoint_id);
             world.put_endpoint(&endpoint);
             if !matches!(endpoint.location, Location::Host { .. }) {
-                let mut port = PortSpec::new(&endpoint, MTU);
+                let mtu = if endpoint_id == PHONE { PHONE_MTU } else { MTU };
+                let mut port = PortSpec::new(&endpoint, mtu);
                 if endpoint_id == LONE {
                     let once = Rate { per_second: 1, burst: 1 };
                     port.miss_rate = once;
@@ -286,7 +292,11 @@ impl Devices {
             flow(WEB, NO_SEALED_PEER, FlowTarget::Sealed { host_id: GAMMA }),
             flow(WEB, mac(VAULT), FlowTarget::Sealed { host_id: DELTA }),
             flow(MINT, mac(SAFE), FlowTarget::Sealed { host_id: BETA }),
+            flow(PHONE, mac(VAULT), FlowTarget::Sealed { host_id: DELTA }),
         ]);
+        flows.extend([(WEB, PHONE), (PHONE, WEB), (PHONE, DB), (PHONE, API)].map(
+            |(source, target)| flow(source, mac(target), FlowTarget::To(self.location(target))),
+        ));
         datapath.put_flows(&flows).unwrap();
         datapath.beat();
     }
@@ -1645,6 +1655,248 @@ fn at_the_seal_tap(devices: Devices) -> Vec<Fixture> {
     ]
 }
 
+/// A packet of the client, as the shuttle gives it: with no MACs.
+fn from_phone(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[..12].fill(0);
+    opened(client_number(PHONE), 0, &frame)
+}
+
+fn at_clients(devices: Devices) -> Vec<Fixture> {
+    use DropReason as D;
+    use Verdict as V;
+    let (seal, web) = (At::Seal, At::Port(WEB));
+    let phone = client_number(PHONE);
+    let group = |target: Ipv4Addr, mac: Mac| {
+        eth(self::mac(PHONE), mac, IP4, &ip4(v4(PHONE), target, UDP, &udp(1, 2, &[7; 32])))
+    };
+    let group6 = |target: Ipv6Addr, mac: Mac| {
+        eth(self::mac(PHONE), mac, IP6, &ip6(v6(PHONE), target, UDP, &udp(1, 2, &[7; 32])))
+    };
+    // Last, it was made ready for the sealed host.
+    let sent_on = |words, frame: Vec<u8>| {
+        goes(words, seal, from_phone(&frame), V::Replicated, BLUE)
+            .becomes(to_seal(DELTA, BLUE, &frame))
+    };
+    let wrong_version = datagram(PHONE, WEB).tap(|frame| frame[14] = 0x65);
+    let nobody = Ipv4Addr::new(10, 20, 0, 0xee);
+    let to_source = meta(SLOW_TO_SOURCE, PHONE, phone);
+    let resend = meta(SLOW_RESEND, PHONE, phone);
+    vec![
+        // From the client.
+        goes(
+            "IPv4 of a client to a namespace",
+            seal,
+            from_phone(&datagram(PHONE, WEB)),
+            V::SameHost,
+            devices.web,
+        )
+        .becomes(datagram(PHONE, WEB)),
+        goes(
+            "IPv6 of a client to a namespace",
+            seal,
+            from_phone(&datagram6(PHONE, WEB)),
+            V::SameHost,
+            devices.web,
+        )
+        .becomes(datagram6(PHONE, WEB)),
+        goes(
+            "IPv4 of a client to a TAP",
+            seal,
+            from_phone(&datagram(PHONE, DB)),
+            V::SameHost,
+            devices.db,
+        )
+        .becomes(datagram(PHONE, DB)),
+        goes(
+            "IPv4 of a client to a host in VXLAN",
+            seal,
+            from_phone(&datagram(PHONE, API)),
+            V::Direct,
+            BETA,
+        ),
+        goes(
+            "IPv4 of a client to a sealed host",
+            seal,
+            from_phone(&datagram(PHONE, VAULT)),
+            V::Sealed,
+            DELTA,
+        )
+        .becomes(to_seal(DELTA, BLUE, &datagram(PHONE, VAULT))),
+        goes(
+            "a first packet of a client",
+            seal,
+            from_phone(&datagram(PHONE, ROUTER)),
+            V::Held,
+            devices.slow,
+        )
+        .becomes(slow(meta(SLOW_MISS, PHONE, phone), &datagram(PHONE, ROUTER))),
+        goes(
+            "a packet of a client that is too large",
+            seal,
+            from_phone(&sized(PHONE, WEB, 1281)),
+            V::Held,
+            devices.slow,
+        ),
+        goes(
+            "a packet of a client that just fits",
+            seal,
+            from_phone(&sized(PHONE, WEB, 1280)),
+            V::SameHost,
+            devices.web,
+        ),
+        drops(
+            "IPv4 of a client from another's address",
+            seal,
+            from_phone(&datagram_from(v4(DB), PHONE, WEB)),
+            D::SourceIp4,
+        ),
+        drops(
+            "IPv6 of a client from another's address",
+            seal,
+            from_phone(&datagram6_from(v6(DB), PHONE, mac(WEB))),
+            D::SourceIp6,
+        ),
+        drops(
+            "IPv4 of a client to an address that nobody has",
+            seal,
+            from_phone(&group(nobody, NOBODY)),
+            D::NeighbourUnknown,
+        ),
+        drops(
+            "IPv4 of a client to itself",
+            seal,
+            from_phone(&group(v4(PHONE), mac(PHONE))),
+            D::Hairpin,
+        ),
+        drops(
+            "a client's packet whose version is another than its type says",
+            seal,
+            from_phone(&wrong_version),
+            D::Malformed,
+        ),
+        drops(
+            "a client's packet that is no IP",
+            seal,
+            from_phone(&eth(mac(PHONE), mac(WEB), 0x88b5, &[7; 46])),
+            D::Malformed,
+        ),
+        drops(
+            "IPv4 of an endpoint that is no client",
+            seal,
+            opened(client_number(WEB), BLUE, &datagram(WEB, DB)),
+            D::SenderUnknown,
+        ),
+        drops(
+            "a client's router advertisement",
+            seal,
+            from_phone(&message6(PHONE, MULTICAST, 134)),
+            D::RouterAdvertisement,
+        ),
+        goes(
+            "a client's solicitation",
+            seal,
+            from_phone(&solicit(PHONE, v6(PHONE), v6(WEB), None)),
+            V::Absorbed,
+            0,
+        ),
+        sent_on("a client's broadcast", group(Ipv4Addr::BROADCAST, BROADCAST)),
+        sent_on(
+            "a client's multicast",
+            group(Ipv4Addr::new(239, 255, 255, 250), [1, 0, 0x5e, 0x7f, 0xff, 0xfa]),
+        ),
+        sent_on(
+            "a client's IPv6 multicast",
+            group6("ff02::fb".parse().unwrap(), [0x33, 0x33, 0, 0, 0, 0xfb]),
+        ),
+        // To the client.
+        goes("IPv4 to a client", web, datagram(WEB, PHONE), V::SameHost, phone).becomes(to_seal(
+            phone,
+            BLUE,
+            &datagram(WEB, PHONE),
+        )),
+        goes("a super-packet to a client", web, segment(WEB, PHONE, 3000), V::SameHost, phone)
+            .gso(1240),
+        goes(
+            "a packet that a client's tunnel does not take",
+            web,
+            sized(WEB, PHONE, 1281),
+            V::Held,
+            devices.slow,
+        )
+        .becomes(slow(
+            SlowMeta { mtu: PHONE_MTU, ..meta(SLOW_MTU, WEB, devices.web) },
+            &sized(WEB, PHONE, 1281),
+        )),
+        goes(
+            "a request for a client's address",
+            web,
+            who_has(WEB, v4(PHONE)),
+            V::Answered,
+            devices.web,
+        )
+        .becomes(eth(
+            mac(PHONE),
+            mac(WEB),
+            ARP,
+            &arp(2, (mac(PHONE), v4(PHONE)), (mac(WEB), v4(WEB))),
+        )),
+        drops(
+            "what is no IP to a client",
+            web,
+            eth(mac(WEB), mac(PHONE), 0x88b5, &[7; 46]),
+            D::NotIp,
+        ),
+        goes(
+            "IPv4 of a host in VXLAN to a client",
+            At::Vxlan(BLUE, mapped(BETA_IP)),
+            datagram(API, PHONE),
+            V::Delivered,
+            phone,
+        )
+        .becomes(to_seal(phone, BLUE, &datagram(API, PHONE))),
+        goes(
+            "IPv4 of a host in VXLAN to a client, at the underlay",
+            At::Underlay,
+            from_host(BETA_IP, BLUE, &datagram(API, PHONE)),
+            V::Delivered,
+            phone,
+        )
+        .becomes(to_seal(phone, BLUE, &datagram(API, PHONE))),
+        goes(
+            "IPv4 of a sealed host to a client",
+            seal,
+            opened(DELTA, BLUE, &datagram(VAULT, PHONE)),
+            V::Delivered,
+            phone,
+        )
+        .becomes(to_seal(phone, BLUE, &datagram(VAULT, PHONE))),
+        drops(
+            "a frame of another host with a client's MAC",
+            seal,
+            opened(DELTA, BLUE, &datagram(PHONE, WEB)),
+            D::SenderMismatch,
+        ),
+        // Back from the shuttle.
+        goes(
+            "an error for a client",
+            At::Slow,
+            slow(to_source, &datagram(WEB, PHONE)),
+            V::Delivered,
+            phone,
+        )
+        .becomes(to_seal(phone, BLUE, &datagram(WEB, PHONE))),
+        goes(
+            "a client's packet once there is a flow",
+            At::Slow,
+            slow(resend, &datagram(PHONE, WEB)),
+            V::SameHost,
+            devices.web,
+        )
+        .becomes(datagram(PHONE, WEB)),
+    ]
+}
+
 /// `value.tap(change)`: a value with a change.
 trait Tap: Sized {
     fn tap(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -1721,11 +1973,17 @@ fn code_of(end: End) -> u32 {
 #[test]
 fn every_packet_ends_as_described_and_every_reason_is_covered() {
     let Some(bench) = Bench::new("fixtures") else { return };
-    let fixtures: Vec<_> =
-        [at_ports, at_the_underlay, at_the_vxlan_device, at_the_slow_tap, at_the_seal_tap]
-            .into_iter()
-            .flat_map(|fixtures| fixtures(bench.devices))
-            .collect();
+    let fixtures: Vec<_> = [
+        at_ports,
+        at_the_underlay,
+        at_the_vxlan_device,
+        at_the_slow_tap,
+        at_the_seal_tap,
+        at_clients,
+    ]
+    .into_iter()
+    .flat_map(|fixtures| fixtures(bench.devices))
+    .collect();
 
     let mut wrong = Vec::new();
     for Fixture { words, at, frame, gso_size, end, rewritten } in &fixtures {
@@ -1775,7 +2033,7 @@ fn every_packet_ends_as_described_and_every_reason_is_covered() {
         .collect();
     assert!(uncovered.is_empty(), "no fixture for {uncovered:?}");
 
-    for endpoint in [WEB, DB, ROUTER, LONE, TWIN, MINT] {
+    for endpoint in [WEB, DB, ROUTER, LONE, TWIN, MINT, PHONE] {
         // At every port: packets in = delivered + answered + drops, or still with the shuttle.
         let counters = bench.datapath.counters(endpoint).unwrap().unwrap();
         let ends: u64 = Verdict::ALL
