@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -115,6 +117,43 @@ impl Failure {
         )
         .fact("device", device)
         .fact("where", path)
+    }
+
+    /// `holder`: who has the key.
+    pub(crate) fn client_key_taken(key: &[u8; 32], holder: &str) -> Self {
+        let key = STANDARD.encode(key);
+        Self::new(
+            "client-key-taken",
+            Code::FailedPrecondition,
+            format!("the key {key} is that of {holder} already"),
+            "give each client a key of its own",
+        )
+        .fact("key", key)
+        .fact("holder", holder)
+    }
+
+    pub(crate) fn other_client_attached(endpoint_id: u32, key: &[u8; 32], problem: &str) -> Self {
+        let key = STANDARD.encode(key);
+        Self::new(
+            "other-client-attached",
+            Code::FailedPrecondition,
+            format!(
+                "endpoint {endpoint_id} is attached already, as the WireGuard client with key {key}: {problem}"
+            ),
+            "detach it first, which cuts it off: weft port detach",
+        )
+        .fact("endpoint", endpoint_id)
+        .fact("key", key)
+        .fact("problem", problem)
+    }
+
+    pub(crate) fn too_many_peers(peers_max: usize) -> Self {
+        Self::new(
+            "limit-reached",
+            Code::FailedPrecondition,
+            format!("there are {peers_max} hosts and WireGuard clients, and no more are possible"),
+            "attach the client at another host",
+        )
     }
 
     pub(crate) fn already_attached(device: &str, holder: u32) -> Self {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::Notify;
-use weft_abi::{Carrier, Carriers, Counters};
+use weft_abi::{CLIENT_BIT, Carrier, Carriers, Counters, client_endpoint, client_number};
 use weft_engine::{
     Change, Engine, Flow, FlowKey, FlowTarget, KernelChanges, Members, Miss, Peer, PeerKey, Place,
     Plan, Port, Row, SlowFrame,
@@ -61,6 +61,8 @@ struct Kernel {
     routes: Routes,
     underlay: Underlay,
     ports: BTreeMap<u32, SavedPort>,
+    /// Largest IP packets that fit the ways to clients, by endpoint.
+    client_mtus: BTreeMap<u32, u16>,
     instance_id: String,
     state_file: StateFile,
     slow_ifindex: u32,
@@ -139,6 +141,7 @@ impl Plane {
             routes: Routes::open()?,
             underlay: Underlay::default(),
             ports: BTreeMap::new(),
+            client_mtus: BTreeMap::new(),
             instance_id: state.instance_id,
             state_file,
             slow_ifindex: slow.ifindex,
@@ -181,16 +184,53 @@ impl Plane {
         self.engine().tables().vnis_of_peer((host_id, Carrier::Sealed))
     }
 
-    /// Tells the programs the largest IP packet that fits the sealed way to a host.
+    /// Tells the programs the largest IP packet that fits the sealed way to a host or client.
     pub(crate) fn set_sealed_mtu(&self, host_id: u32, mtu: u16) {
         let mut kernel = self.kernel();
         let Kernel { underlay, datapath, .. } = &mut *kernel;
-        if let Err(failure) = underlay.set_sealed_mtu(host_id, mtu, datapath) {
+        let told = match client_endpoint(host_id) {
+            None => underlay.set_sealed_mtu(host_id, mtu, datapath),
+            Some(endpoint_id) => self.set_client_mtu(&mut kernel, endpoint_id, mtu),
+        };
+        if let Err(failure) = told {
             log::warn(
                 "the programs were not told of a path MTU",
                 json!({ "host_id": host_id, "error": failure.to_string() }),
             );
         }
+    }
+
+    fn set_client_mtu(
+        &self,
+        kernel: &mut Kernel,
+        endpoint_id: u32,
+        mtu: u16,
+    ) -> Result<(), Failure> {
+        if kernel.client_mtus.insert(endpoint_id, mtu) == Some(mtu) {
+            return Ok(());
+        }
+        let port = {
+            let engine = self.engine();
+            let tables = engine.tables();
+            let port = tables.port(endpoint_id).filter(|port| is_client(port.ifindex));
+            port.zip(tables.port_facts(endpoint_id)).map(|(port, (endpoint, network))| Port {
+                endpoint: endpoint.clone(),
+                network: network.clone(),
+                ..port.clone()
+            })
+        };
+        port.map_or(Ok(()), |port| kernel.attach_port(&port))
+    }
+
+    /// The clients that are ports here, by endpoint.
+    pub(crate) fn clients(&self) -> Vec<(u32, proto::WireguardAttachment)> {
+        let kernel = self.kernel();
+        let ports = kernel.ports.iter();
+        let client = |port: &SavedPort| match port.request.as_ref()?.attachment.as_ref()? {
+            Attachment::Wireguard(client) => Some(client.clone()),
+            _ => None,
+        };
+        ports.filter_map(|(endpoint_id, port)| Some((*endpoint_id, client(port)?))).collect()
     }
 
     pub(crate) const fn config(&self) -> &Config {
@@ -290,7 +330,9 @@ impl Plane {
         let mut surplus = Vec::new();
         for (key, row) in rows {
             let target = match row.via {
-                weft_abi::VIA_PEER | weft_abi::VIA_DEVICE => FlowTarget::Port,
+                weft_abi::VIA_PEER | weft_abi::VIA_DEVICE | weft_abi::VIA_CLIENT => {
+                    FlowTarget::Port
+                }
                 weft_abi::VIA_HOST => FlowTarget::Host(row.target),
                 weft_abi::VIA_SEALED => FlowTarget::Sealed(row.target),
                 _ => {
@@ -308,6 +350,9 @@ impl Plane {
                 weft_kernel::FlowTarget::To(
                     Location::Peer { ifindex } | Location::Device { ifindex },
                 ) => ifindex == row.target && spec.target_mac == key.target_mac,
+                weft_kernel::FlowTarget::To(Location::Client { endpoint_id }) => {
+                    client_number(endpoint_id) == row.target && spec.target_mac == key.target_mac
+                }
                 _ => spec.target_mac == key.target_mac,
             });
             if is_same && engine.tables().check_flow(&flow).is_ok() {
@@ -411,7 +456,7 @@ impl Plane {
         self.send(out);
     }
 
-    /// Makes a namespace or a TAP a port.
+    /// Makes a namespace, a TAP or a client a port.
     pub(crate) fn attach(&self, request: proto::AttachPortRequest) -> Result<Attached, Failure> {
         let _attaching = self.attaching.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = Wanted::parse(&request)?;
@@ -420,21 +465,32 @@ impl Plane {
             return Ok(attached);
         }
         let (saved, link) = match &request.attachment {
-            Some(Attachment::Netns(netns)) => self.make_netns_port(&wanted, netns)?,
-            Some(Attachment::Tap(tap)) => self.take_tap(&tap.device)?,
-            None => return Err(Failure::invalid("it is not said what to attach: netns or tap")),
+            Some(Attachment::Netns(netns)) => {
+                let (saved, link) = self.make_netns_port(&wanted, netns)?;
+                (saved, Some(link))
+            }
+            Some(Attachment::Tap(tap)) => {
+                let (saved, link) = self.take_tap(&tap.device)?;
+                (saved, Some(link))
+            }
+            Some(Attachment::Wireguard(_)) => (client_port(endpoint_id), None),
+            None => {
+                return Err(Failure::invalid(
+                    "it is not said what to attach: netns, tap or wireguard",
+                ));
+            }
         };
         let is_made = matches!(request.attachment, Some(Attachment::Netns(_)));
         let saved = SavedPort { request: Some(request), ..saved };
         let mut kernel = self.kernel();
         let port = wanted.into_port(&saved);
-        let attached = self.begin_port(&mut kernel, &port, &link).and_then(|()| {
+        let attached = self.begin_port(&mut kernel, &port, link.as_ref()).and_then(|()| {
             kernel.ports.insert(endpoint_id, saved.clone());
             kernel.save()
         });
         if let Err(failure) = attached {
             // The first error is the one to tell.
-            let _ = self.end_port(&mut kernel, endpoint_id, link.ifindex);
+            let _ = self.end_port(&mut kernel, endpoint_id, saved.ifindex);
             if is_made {
                 let _ = kernel.links.delete(&saved.host_device);
             }
@@ -452,14 +508,16 @@ impl Plane {
         let endpoint_id = wanted.endpoint.endpoint_id;
         let mut kernel = self.kernel();
         let Some(saved) = kernel.ports.get(&endpoint_id).cloned() else { return Ok(None) };
-        if kernel.find_device(&saved)?.is_none() {
+        if !kernel.is_there(&saved)? {
             self.remove_port(&mut kernel, endpoint_id, &saved)?;
             return Ok(None);
         }
         let is_same =
             saved.request.as_ref().is_some_and(|before| before.attachment == request.attachment);
         if !is_same {
-            return Err(Failure::attached_differently(endpoint_id, &saved.host_device));
+            let by =
+                if is_client(saved.ifindex) { "a WireGuard client" } else { &saved.host_device };
+            return Err(Failure::attached_differently(endpoint_id, by));
         }
         Ok(Some(Attached { host_device: saved.host_device, ifindex: saved.ifindex, is_new: false }))
     }
@@ -522,14 +580,21 @@ impl Plane {
 
     /// Programs first, then up, then the tables: no frame passes unguarded, and none comes before
     /// it can be delivered.
-    fn begin_port(&self, kernel: &mut Kernel, port: &Port, link: &Link) -> Result<(), Failure> {
+    fn begin_port(
+        &self,
+        kernel: &mut Kernel,
+        port: &Port,
+        link: Option<&Link>,
+    ) -> Result<(), Failure> {
         let plan =
             self.engine().tables().plan_port(port.endpoint.endpoint_id, Some(port.clone()))?;
         kernel.attach_port(port)?;
-        if let Some(bridge) = kernel.bridge_ifindex {
-            kernel.links.set_master(link.ifindex, bridge)?;
+        if let Some(link) = link {
+            if let Some(bridge) = kernel.bridge_ifindex {
+                kernel.links.set_master(link.ifindex, bridge)?;
+            }
+            kernel.links.set_up_silent(link.ifindex)?;
         }
-        kernel.links.set_up_silent(link.ifindex)?;
         self.bring_into_force(kernel, plan)
     }
 
@@ -554,6 +619,7 @@ impl Plane {
             kernel.links.set_master(link.ifindex, 0)?;
         }
         kernel.datapath.forget_counters(endpoint_id);
+        kernel.client_mtus.remove(&endpoint_id);
         kernel.ports.remove(&endpoint_id);
         kernel.save()
     }
@@ -574,7 +640,7 @@ impl Plane {
         ports
             .into_iter()
             .map(|(endpoint_id, port)| {
-                let is_lost = kernel.find_device(&port)?.is_none();
+                let is_lost = !kernel.is_there(&port)?;
                 let counters = kernel.datapath.counters(endpoint_id)?.unwrap_or_default();
                 Ok(PortReport { endpoint_id, port, is_lost, counters })
             })
@@ -589,7 +655,7 @@ impl Plane {
         match saved.request.as_ref().and_then(|request| request.attachment.as_ref()) {
             Some(Attachment::Netns(netns)) => Ok(netns.path.clone()),
             _ => Err(Failure::invalid(format!(
-                "endpoint {endpoint_id} is a TAP: nothing can be sent from inside it"
+                "endpoint {endpoint_id} is no namespace: nothing can be sent from inside it"
             ))),
         }
     }
@@ -642,7 +708,7 @@ impl Plane {
         port: &SavedPort,
     ) -> Result<(), Failure> {
         let is_in_tables = self.engine().tables().port(endpoint_id).is_some();
-        if is_in_tables && kernel.find_device(port)?.is_none() {
+        if is_in_tables && !kernel.is_there(port)? {
             self.end_port(kernel, endpoint_id, port.ifindex)?;
             log::warn(
                 "the device of a port is gone",
@@ -718,6 +784,8 @@ impl Kernel {
         });
         let mtu = u16::try_from(port.network.mtu_bytes)
             .map_err(|_| Failure::invalid("the MTU is too large"))?;
+        let tunnel_mtu = self.client_mtus.get(&port.endpoint.endpoint_id);
+        let mtu = tunnel_mtu.map_or(mtu, |tunnel_mtu| mtu.min(*tunnel_mtu));
         Ok(self.datapath.attach_port(&PortSpec::new(&endpoint, mtu))?)
     }
 
@@ -727,7 +795,7 @@ impl Kernel {
         let Some(request) = &saved.request else { return Ok(()) };
         let Ok(wanted) = Wanted::parse(request) else { return Ok(()) };
         let endpoint_id = wanted.endpoint.endpoint_id;
-        if self.find_device(&saved)?.is_some() {
+        if self.is_there(&saved)? {
             let port = wanted.into_port(&saved);
             let is_attached = self
                 .datapath
@@ -744,8 +812,16 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether a port has its device, or needs none.
+    fn is_there(&mut self, saved: &SavedPort) -> Result<bool, Failure> {
+        Ok(is_client(saved.ifindex) || self.find_device(saved)?.is_some())
+    }
+
     /// A port's device, while it is the one with which the port was made.
     fn find_device(&mut self, saved: &SavedPort) -> Result<Option<Link>, Failure> {
+        if is_client(saved.ifindex) {
+            return Ok(None);
+        }
         let link = self.links.get(saved.ifindex)?;
         Ok(link.filter(|link| link.name == saved.host_device))
     }
@@ -903,6 +979,19 @@ impl Wanted {
     }
 }
 
+fn client_port(endpoint_id: u32) -> SavedPort {
+    SavedPort {
+        request: None,
+        host_device: String::new(),
+        ifindex: client_number(endpoint_id),
+        is_peer: false,
+    }
+}
+
+const fn is_client(ifindex: u32) -> bool {
+    client_endpoint(ifindex).is_some()
+}
+
 fn find_tap(links: &mut Links, name: &str) -> Result<Link, Failure> {
     links.find(name)?.ok_or_else(|| Failure::internal(format!("TAP {name} went away")))
 }
@@ -973,6 +1062,9 @@ fn flow_spec(engine: &Engine, flow: &Flow) -> Option<FlowSpec> {
 
 const fn location(place: Place) -> Location {
     match place {
+        Place::Port { ifindex, .. } if is_client(ifindex) => {
+            Location::Client { endpoint_id: ifindex & !CLIENT_BIT }
+        }
         Place::Port { ifindex, is_peer: true } => Location::Peer { ifindex },
         Place::Port { ifindex, is_peer: false } => Location::Device { ifindex },
         Place::Host(host_id) => Location::Host { host_id },

@@ -4,6 +4,7 @@
 //! Peers come with the tables and wait until there is a key; from then on they are the engine's. One
 //! lock guards all of it. Packet threads never take it.
 
+mod clients;
 mod clock;
 mod control;
 mod keys;
@@ -19,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use weft_abi::client_endpoint;
 use weft_tunnel::PeerId;
 
 use crate::failure::Failure;
@@ -39,12 +41,12 @@ pub(crate) struct Sealing {
 
 #[derive(Default)]
 struct Core {
-    /// What the tables say, whether or not there is a key yet.
+    /// What the tables say of hosts, and ports of clients, whether or not there is a key yet.
     peers: BTreeMap<u32, Member>,
     running: Option<Running>,
 }
 
-/// A peer as the tables have it.
+/// A peer as the tables, or the ports, have it.
 #[derive(Clone, Debug)]
 struct Member {
     peer: SealedPeer,
@@ -64,7 +66,9 @@ impl Sealing {
     /// Nothing is sealed before [`Self::configure`].
     pub(crate) fn new(plane: Arc<Plane>) -> Arc<Self> {
         let state_folder = plane.config().state_folder.clone();
-        Arc::new(Self { plane, state_folder, core: Mutex::default() })
+        let sealing = Self { plane, state_folder, core: Mutex::default() };
+        sealing.restore_clients();
+        Arc::new(sealing)
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -105,24 +109,25 @@ impl Sealing {
     /// Ends sessions with peers that the tables are about to lose, before they do.
     pub(crate) fn remove(&self, changes: &Changes) {
         let mut core = self.core();
-        let Core { peers, running } = &mut *core;
-        let gone: Vec<u32> = peers
+        let gone: Vec<u32> = core
+            .peers
             .keys()
+            .filter(|number| client_endpoint(**number).is_none())
             .filter(|host| changes.is_whole || changes.deleted.contains(host))
             .filter(|host| !changes.put.contains_key(host))
             .copied()
             .collect();
         for host_id in gone {
-            peers.remove(&host_id);
-            if let Some(running) = running {
-                running.remove(host_id);
-            }
+            core.remove(host_id);
         }
     }
 
     /// Takes peers that the tables have now.
     pub(crate) fn put(&self, changes: Changes) {
         let mut core = self.core();
+        for (host_id, peer) in &changes.put {
+            core.expel_impostors(*host_id, &peer.config.public_key);
+        }
         let Core { peers, running } = &mut *core;
         for (host_id, peer) in changes.put {
             let vnis = self.plane.sealed_vnis(host_id);
@@ -137,10 +142,20 @@ impl Sealing {
         self.tell_kernel(mtus);
     }
 
-    /// Tells the programs what fits the way to a host.
+    /// Tells the programs what fits the way to a host or client.
     fn tell_kernel(&self, mtus: Vec<(PeerId, u16)>) {
         for (PeerId(host_id), mtu) in mtus {
             self.plane.set_sealed_mtu(host_id, mtu);
+        }
+    }
+}
+
+impl Core {
+    /// Ends sessions with a peer and forgets it.
+    fn remove(&mut self, number: u32) {
+        self.peers.remove(&number);
+        if let Some(running) = &mut self.running {
+            running.remove(number);
         }
     }
 }

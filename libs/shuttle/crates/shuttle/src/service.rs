@@ -20,7 +20,7 @@ use crate::doctor;
 use crate::failure::Failure;
 use crate::log;
 use crate::ping;
-use crate::plane::Plane;
+use crate::plane::{Attached, Plane};
 use crate::proto::shuttle_service_server::ShuttleService;
 use crate::proto::{self, MissReason};
 use crate::sealing::{self, Sealing};
@@ -200,7 +200,8 @@ impl ShuttleService for Service {
         let span = self.tracer.begin("shuttle attach port", request.metadata());
         let request = request.into_inner();
         let endpoint_id = request.endpoint.as_ref().map_or(0, |endpoint| endpoint.endpoint_id);
-        let result = self.blocking(move |plane| plane.attach(request)).await;
+        let sealing = Arc::clone(&self.sealing);
+        let result = self.blocking(move |plane| attach(plane, &sealing, request)).await;
         self.end_span(span, &json!({ "endpoint_id": endpoint_id }), &result);
         let attached = result?;
         log::info(
@@ -220,7 +221,13 @@ impl ShuttleService for Service {
     ) -> Result<Response<proto::DetachPortResponse>, Status> {
         let span = self.tracer.begin("shuttle detach port", request.metadata());
         let endpoint_id = request.into_inner().endpoint_id;
-        let result = self.blocking(move |plane| plane.detach(endpoint_id)).await;
+        let sealing = Arc::clone(&self.sealing);
+        let result = self.blocking(move |plane| {
+            // Cut off first, whatever becomes of the port.
+            sealing.expel_client(endpoint_id);
+            plane.detach(endpoint_id)
+        });
+        let result = result.await;
         self.end_span(span, &json!({ "endpoint_id": endpoint_id }), &result);
         let detached = result?;
         if detached {
@@ -245,6 +252,11 @@ impl ShuttleService for Service {
                     }
                     proto::attach_port_request::Attachment::Tap(tap) => {
                         proto::port::Attachment::Tap(tap)
+                    }
+                    proto::attach_port_request::Attachment::Wireguard(client) => {
+                        let preshared_key = Vec::new();
+                        let client = proto::WireguardAttachment { preshared_key, ..client };
+                        proto::port::Attachment::Wireguard(client)
                     }
                 },
             ),
@@ -330,6 +342,26 @@ impl ShuttleService for Service {
             self.blocking(move |plane| plane.open_echo(&plane.netns_path(source)?, target)).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(ping::start(request, socket)?))))
     }
+}
+
+/// A client is answered before its port is there, and what it sends until then is dropped: who is
+/// refused here gets no port.
+fn attach(
+    plane: &Plane,
+    sealing: &Sealing,
+    request: proto::AttachPortRequest,
+) -> Result<Attached, Failure> {
+    let Some(proto::attach_port_request::Attachment::Wireguard(client)) = &request.attachment
+    else {
+        return plane.attach(request);
+    };
+    let endpoint_id = request.endpoint.as_ref().map_or(0, |endpoint| endpoint.endpoint_id);
+    let is_new = sealing.admit_client(endpoint_id, client)?;
+    plane.attach(request).inspect_err(|_| {
+        if is_new {
+            sealing.expel_client(endpoint_id);
+        }
+    })
 }
 
 /// Hands misses over until the forwarder goes or another one comes. Nothing waits on an idle

@@ -1,13 +1,17 @@
 //! What must be known of ports after a restart and is not in the kernel: a file in the state
 //! folder.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
 use crate::proto::AttachPortRequest;
+
+/// Ports of clients have secrets.
+const OWN_MODE: u32 = 0o600;
 
 /// A port as it was made.
 #[derive(Clone, PartialEq, Message)]
@@ -16,6 +20,7 @@ pub(crate) struct SavedPort {
     pub(crate) request: Option<AttachPortRequest>,
     #[prost(string, tag = "2")]
     pub(crate) host_device: String,
+    /// Or what stands in for one.
     #[prost(uint32, tag = "3")]
     pub(crate) ifindex: u32,
     /// The device's other end is in another network namespace.
@@ -60,7 +65,13 @@ impl StateFile {
     /// Puts a new state in the place of the old one, whole or not at all.
     pub(crate) fn save(&self, state: &State) -> io::Result<()> {
         let new = self.path.with_extension("new");
-        File::create(&new)?.write_all(&state.encode_to_vec())?;
+        // What is there by this name may be readable by others.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(OWN_MODE).open(&new)?;
+        file.write_all(&state.encode_to_vec())?;
         fs::rename(&new, &self.path)
     }
 

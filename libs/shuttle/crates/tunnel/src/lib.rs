@@ -41,7 +41,7 @@ pub use limits::{
 };
 pub use load::LoadLimits;
 pub use message::{COOKIE_REPLY_BYTES, DATA_HEADER_BYTES, INITIATION_BYTES, RESPONSE_BYTES};
-pub use noise::{LocalKey, Secret};
+pub use noise::{LocalKey, Secret, is_public_key};
 pub use output::{Endpoint, Output, PeerId, PeerState, Refusal, Transmit};
 pub use path::{BASE_MTU, PathStatus};
 pub use peer::{PeerConfig, PeerKind, Traffic};

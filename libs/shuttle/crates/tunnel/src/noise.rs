@@ -160,6 +160,13 @@ fn builder<'a>(local: &'a LocalKey, ephemeral: &Secret) -> Builder<'a> {
         .expect("prologue and key are set once")
 }
 
+/// Whether a secret can be agreed on with the owner of this key: with the few keys of small order the
+/// outcome is known to everybody (RFC 7748, 6.1).
+pub fn is_public_key(bytes: &[u8; KEY_BYTES]) -> bool {
+    let any = StaticSecret::from([1; KEY_BYTES]);
+    any.diffie_hellman(&PublicKey::from(*bytes)).was_contributory()
+}
+
 fn public_key(private: &[u8; KEY_BYTES]) -> [u8; KEY_BYTES] {
     PublicKey::from(&StaticSecret::from(*private)).to_bytes()
 }
@@ -263,6 +270,19 @@ mod tests {
 
     fn key(byte: u8) -> Secret {
         Secret::from([byte; 32])
+    }
+
+    #[test]
+    fn a_key_of_small_order_is_no_public_key() {
+        assert!(is_public_key(&public_key(&[9; 32])));
+        let order_two = std::array::from_fn(|at| match at {
+            0 => 0xec,
+            31 => 0x7f,
+            _ => 0xff,
+        });
+        for bytes in [[0; 32], std::array::from_fn(|at| u8::from(at == 0)), order_two] {
+            assert!(!is_public_key(&bytes), "{bytes:02x?}");
+        }
     }
 
     fn stamp() -> Stamp {

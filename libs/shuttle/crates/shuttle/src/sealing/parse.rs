@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use weft_lane::Offload;
-use weft_tunnel::{CANDIDATES_MAX, LocalKey, PeerConfig, PeerKind, Secret};
+use weft_tunnel::{CANDIDATES_MAX, LocalKey, PeerConfig, PeerKind, Secret, is_public_key};
 use zeroize::Zeroizing;
 
 use super::warm::Nat;
@@ -22,7 +22,7 @@ pub(crate) struct Settings {
     pub(super) chacha_only: bool,
 }
 
-/// A peer of the tables.
+/// A peer of the tables, or a client.
 #[derive(Clone, Debug)]
 pub(crate) struct SealedPeer {
     pub(super) config: PeerConfig,
@@ -51,8 +51,11 @@ impl Settings {
 
 impl SealedPeer {
     pub(crate) fn parse(message: proto::SealedPeer) -> Result<Self, Failure> {
-        let kind = if message.stock { PeerKind::Stock } else { PeerKind::Node };
-        let mut config = PeerConfig::new(key(&message.public_key, "the public key")?, kind);
+        if message.stock {
+            return Err(Failure::invalid("a WireGuard client is attached as a port"));
+        }
+        let key_of_peer = key(&message.public_key, "the public key")?;
+        let mut config = PeerConfig::new(key_of_peer, PeerKind::Node);
         if !message.preshared_key.is_empty() {
             let preshared = Zeroizing::new(message.preshared_key);
             config.preshared_key = Some(Secret::from(key(&preshared, "the preshared key")?));
@@ -61,6 +64,35 @@ impl SealedPeer {
         let nat = nat(&candidates);
         config.candidates = tried(&candidates);
         Ok(Self { config, nat })
+    }
+
+    pub(super) fn parse_client(message: &proto::WireguardAttachment) -> Result<Self, Failure> {
+        let public = key(&message.public_key, "the client's public key")?;
+        if !is_public_key(&public) {
+            return Err(Failure::invalid(
+                "the client's public key is one of the few that everybody knows the private one of",
+            ));
+        }
+        let mut config = PeerConfig::new(public, PeerKind::Stock);
+        if !message.preshared_key.is_empty() {
+            let preshared = Zeroizing::new(key(&message.preshared_key, "the preshared key")?);
+            config.preshared_key = Some(Secret::from(*preshared));
+        }
+        Ok(Self { config, nat: Nat::None })
+    }
+
+    /// Whether this client is the one that an endpoint has.
+    pub(super) fn check_same(&self, known: &Self, endpoint_id: u32) -> Result<(), Failure> {
+        let differs = |problem| {
+            Failure::other_client_attached(endpoint_id, &known.config.public_key, problem)
+        };
+        if self.config.public_key != known.config.public_key {
+            return Err(differs("the key is another"));
+        }
+        if self.config.preshared_key != known.config.preshared_key {
+            return Err(differs("the preshared key is another"));
+        }
+        Ok(())
     }
 }
 

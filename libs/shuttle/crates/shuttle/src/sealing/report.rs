@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weft_abi::client_endpoint;
 use weft_lane::{Offload, State};
 use weft_seal::Cipher;
 use weft_tunnel::{PeerId, PeerState, PeerStatus};
@@ -112,8 +113,10 @@ fn connection(
     let traffic = running.lanes.table().traffic(host_id).unwrap_or_default();
     let offloads =
         Offload::ALL.into_iter().filter(|offload| running.lanes.offload(*offload) == State::On);
+    let endpoint_id = client_endpoint(host_id);
     proto::OpenConnection {
-        host_id,
+        host_id: if endpoint_id.is_some() { 0 } else { host_id },
+        endpoint_id: endpoint_id.unwrap_or(0),
         carrier: Carrier::Sealed.into(),
         state: state.into(),
         reason: reason.to_owned(),

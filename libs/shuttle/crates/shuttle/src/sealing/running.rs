@@ -10,6 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::json;
+use weft_abi::client_endpoint;
 use weft_lane::{
     CipherSpeeds, Event, Framing, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State,
     Table, Tap, UdpSocket,
@@ -20,6 +21,7 @@ use weft_tunnel::{
     PeerId, PeerKind, PeerState, REJECT_AFTER_TIME, Traffic,
 };
 
+use super::clients::Places;
 use super::clock::{now, unix_time};
 use super::keys::{KeyLog, Used};
 use super::parse::Settings;
@@ -34,6 +36,10 @@ const CIPHER_MEASUREMENT: Duration = Duration::from_millis(20);
 /// IP and UDP headers of a datagram.
 const IPV4_UDP_BYTES: usize = 20 + 8;
 const IPV6_UDP_BYTES: usize = 40 + 8;
+/// Before and after the IP packet in a datagram to a client: header and tag.
+const CLIENT_OVERHEAD_BYTES: usize = 16 + 16;
+/// What every client takes on every way: 1,500 bytes less IPv6, UDP, header and tag.
+const CLIENT_MTU_MAX: usize = 1_420;
 /// Of a device of which nothing else is known.
 const LINK_MTU_DEFAULT: usize = 1_500;
 /// How often it is decided which sessions are kept.
@@ -51,6 +57,7 @@ pub(super) struct Running {
     /// Hosts that there is a session with.
     active: BTreeSet<u32>,
     recent: Recent,
+    places: Places,
     used: Used,
     key_log: Option<KeyLog>,
     /// What the programs have not been told yet.
@@ -130,6 +137,7 @@ impl Running {
             views: HashMap::new(),
             active: BTreeSet::new(),
             recent: Recent::load(state_folder),
+            places: Places::load(state_folder),
             used,
             key_log,
             mtus: BTreeMap::new(),
@@ -141,6 +149,7 @@ impl Running {
             ask_at: Duration::ZERO,
         };
         running.switch_offloads();
+        running.places.retain(|number| peers.contains_key(&number));
         for (host_id, member) in peers {
             running.put(*host_id, member);
         }
@@ -212,16 +221,16 @@ impl Running {
 
     // Peers.
 
-    /// Takes a peer as the tables have it.
+    /// Takes a peer as the tables or its port have it.
     pub(super) fn put(&mut self, host_id: u32, member: &Member) {
         let Member { peer: SealedPeer { config, nat }, vnis } = member;
         let mut config = config.clone();
+        config.candidates.extend(self.places.get(host_id));
         config.link_mtu = link_mtu(&config.candidates);
         let kind = match config.kind {
             PeerKind::Node => Kind::Node { vnis: vnis.clone(), segments: false },
-            PeerKind::Stock => {
-                Kind::Stock { vni: vnis.first().copied().unwrap_or(0), macs: [0; 12] }
-            }
+            // The programs take network and MACs from the client's port.
+            PeerKind::Stock => Kind::Stock { vni: 0, macs: [0; 12] },
         };
         let view = self.views.entry(host_id).or_insert_with(|| View::new(kind.clone()));
         view.kind = kind;
@@ -258,7 +267,7 @@ impl Running {
         if let Err(error) = result {
             log::warn(
                 "a peer was not taken",
-                json!({ "host_id": host_id, "error": error.to_string() }),
+                json!({ "peer": name(host_id), "error": error.to_string() }),
             );
         }
     }
@@ -269,6 +278,7 @@ impl Running {
         self.views.remove(&host_id);
         self.active.remove(&host_id);
         self.mtus.remove(&PeerId(host_id));
+        self.places.forget(host_id);
         self.lanes.update(|table| table.remove_peer(host_id));
         self.lanes.discard(host_id);
         self.act();
@@ -304,6 +314,9 @@ impl Running {
                     let _ = self.engine.handle_opened(now, index, from(source), &frame);
                 }
             }
+            Event::Wanted { host_id } if self.is_nowhere(host_id) => {
+                self.lanes.discard(host_id);
+            }
             Event::Wanted { host_id } => {
                 self.engine.want_session(now, PeerId(host_id));
                 self.active.insert(host_id);
@@ -322,9 +335,24 @@ impl Running {
                     let _ = self.engine.note_received(now, index, from(source), Traffic::default());
                 }
             }
+            Event::TooLarge { host_id } if client_endpoint(host_id).is_some() => {
+                if let Some(view) = self.views.get_mut(&host_id) {
+                    view.measure();
+                }
+                self.publish(host_id);
+            }
             Event::TooLarge { host_id } => self.engine.suspect_mtu(now, PeerId(host_id)),
         }
         self.act();
+    }
+
+    /// A client that has not come yet has to come by itself.
+    fn is_nowhere(&self, host_id: u32) -> bool {
+        let view = self.views.get(&host_id).filter(|_| client_endpoint(host_id).is_some());
+        view.is_some_and(|view| {
+            let has_candidates = view.config.as_ref().is_some_and(|it| !it.candidates.is_empty());
+            view.endpoint.is_none() && !has_candidates
+        })
     }
 
     /// Does what is due, and reads what packet threads counted now and then.
@@ -334,6 +362,7 @@ impl Running {
             self.note_traffic(now);
             self.retire(now);
             self.recent.keep(&self.active);
+            self.places.keep();
         }
         if now.monotonic >= self.warm_at {
             self.warm_at = now.monotonic + WARM_INTERVAL;
@@ -411,6 +440,17 @@ impl Running {
             self.ask(now, &peers);
         }
         self.look_for_doubted(now);
+        self.discard_for_unreachable();
+    }
+
+    /// Frames would wait without end, and nobody would be asked for a session again while some do.
+    fn discard_for_unreachable(&self) {
+        for host_id in self.lanes.waiting_hosts() {
+            let state = self.views.get(&host_id).map(|view| view.state);
+            if matches!(state, Some(PeerState::NoAnswer | PeerState::NoEndpoint)) {
+                self.lanes.discard(host_id);
+            }
+        }
     }
 
     /// Where connected peers see this host.
@@ -528,7 +568,8 @@ impl Running {
             } => {
                 if let Some(view) = self.views.get_mut(&host_id) {
                     view.send = Some(Sending { index, session, features });
-                    view.endpoint = Some(endpoint);
+                    view.place(endpoint);
+                    self.places.note(host_id, endpoint.remote);
                     self.active.insert(host_id);
                     edits.peers.insert(host_id);
                     ready.push(host_id);
@@ -544,12 +585,15 @@ impl Running {
             }
             Output::EndpointChanged { peer: PeerId(host_id), endpoint } => {
                 if let Some(view) = self.views.get_mut(&host_id) {
-                    view.endpoint = Some(endpoint);
+                    view.place(endpoint);
+                    self.places.note(host_id, endpoint.remote);
                     edits.peers.insert(host_id);
                 }
             }
             Output::PathMtu { peer: PeerId(host_id), mtu } => {
-                if let Some(view) = self.views.get_mut(&host_id) {
+                if let Some(view) = self.views.get_mut(&host_id)
+                    && !view.is_client()
+                {
                     view.mtu = mtu;
                     edits.peers.insert(host_id);
                 }
@@ -591,8 +635,8 @@ impl Running {
                 view.open_since = None;
                 let dropped = self.lanes.discard(host_id);
                 log::info(
-                    "a host is unreachable",
-                    json!({ "host_id": host_id, "why": format!("{state:?}"), "frames_dropped": dropped }),
+                    "a peer is unreachable",
+                    json!({ "peer": name(host_id), "why": format!("{state:?}"), "frames_dropped": dropped }),
                 );
             }
         }
@@ -668,6 +712,23 @@ impl View {
         }
     }
 
+    fn is_client(&self) -> bool {
+        matches!(self.kind, Kind::Stock { .. })
+    }
+
+    /// The peer is there from now on.
+    fn place(&mut self, endpoint: Endpoint) {
+        let before = self.endpoint.replace(endpoint);
+        if self.is_client() && before.map(|before| before.remote) != Some(endpoint.remote) {
+            self.measure();
+        }
+    }
+
+    /// Nothing probes the way to a client: the kernel knows as much of it as anybody.
+    fn measure(&mut self) {
+        self.mtu = self.endpoint.map_or(LINK_MTU_DEFAULT, |at| link_mtu(&[at.remote]));
+    }
+
     fn note_data(&mut self, now: Duration) {
         self.recent_until = now + warm::RECENT_FOR;
     }
@@ -708,7 +769,12 @@ impl View {
 
     /// Largest inner IP packet.
     fn inner_mtu(&self) -> u16 {
-        u16::try_from(self.datagram_bytes_max() - OVERHEAD_BYTES).unwrap_or(u16::MAX)
+        let bytes = if self.is_client() {
+            (self.datagram_bytes_max() - CLIENT_OVERHEAD_BYTES).min(CLIENT_MTU_MAX)
+        } else {
+            self.datagram_bytes_max() - OVERHEAD_BYTES
+        };
+        u16::try_from(bytes).unwrap_or(u16::MAX)
     }
 
     /// Whether the session that ended was the one to send by.
@@ -752,6 +818,11 @@ fn open_key_log(settings: &Settings) -> Result<Option<KeyLog>, Failure> {
         json!({ "file": log.path.display().to_string() }),
     );
     Ok(Some(log))
+}
+
+fn name(host_id: u32) -> String {
+    client_endpoint(host_id)
+        .map_or_else(|| format!("host {host_id}"), |id| format!("client of endpoint {id}"))
 }
 
 fn from(source: SocketAddr) -> Endpoint {

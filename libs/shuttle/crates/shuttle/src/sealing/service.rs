@@ -87,11 +87,14 @@ async fn watch(sealing: Arc<Sealing>, sender: mpsc::Sender<Result<WatchSealedRes
     }
 }
 
+/// Host and endpoint, one of which is 0.
+type Name = (u32, u32);
+
 /// What the other side of a stream knows.
 #[derive(Default)]
 struct Told {
     revision: u64,
-    connections: HashMap<u32, proto::OpenConnection>,
+    connections: HashMap<Name, proto::OpenConnection>,
     observed: Option<Vec<proto::Candidate>>,
 }
 
@@ -102,12 +105,13 @@ impl Told {
         let mut known = std::mem::take(&mut self.connections);
         let mut changed = Vec::new();
         for connection in connections {
-            if known.remove(&connection.host_id).as_ref() != Some(&connection) {
+            let name = (connection.host_id, connection.endpoint_id);
+            if known.remove(&name).as_ref() != Some(&connection) {
                 changed.push(connection.clone());
             }
-            self.connections.insert(connection.host_id, connection);
+            self.connections.insert(name, connection);
         }
-        let gone: Vec<u32> = known.into_keys().collect();
+        let gone: Vec<Name> = known.into_keys().collect();
         let is_first = self.revision == 0;
         let is_moved = self.observed.as_ref() != Some(&observed);
         if !is_first && !is_moved && changed.is_empty() && gone.is_empty() {
@@ -128,7 +132,9 @@ impl Told {
         }
         if let Some(last) = chunks.last_mut() {
             last.snapshot_complete = true;
-            last.gone_host_ids = gone;
+            let of = |id: fn(&Name) -> u32| gone.iter().map(id).filter(|id| *id != 0).collect();
+            last.gone_host_ids = of(|(host_id, _)| *host_id);
+            last.gone_endpoint_ids = of(|(_, endpoint_id)| *endpoint_id);
             last.observed =
                 is_moved.then(|| proto::ObservedAddresses { candidates: observed.clone() });
         }
@@ -161,6 +167,19 @@ mod tests {
         assert_eq!(next[0].connections.len(), 1);
         assert_eq!(next[0].gone_host_ids, [2]);
         assert_eq!(next[0].revision, 2);
+    }
+
+    #[test]
+    fn a_client_goes_without_the_host_of_the_same_number() {
+        let mut told = Told::default();
+        let mut both = report(&[(7, 10), (0, 20)]);
+        both.connections[1].endpoint_id = 7;
+        assert_eq!(told.changes(both)[0].connections.len(), 2);
+        let next = told.changes(report(&[(7, 10)]));
+        assert_eq!(
+            (&next[0].gone_host_ids[..], &next[0].gone_endpoint_ids[..]),
+            (&[][..], &[7][..])
+        );
     }
 
     #[test]

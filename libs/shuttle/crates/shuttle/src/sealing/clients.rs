@@ -1,0 +1,203 @@
+//! `WireGuard` clients: peers that come by themselves, each as the port of an endpoint. Beside hosts
+//! they go by the number that stands in for an ifindex.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use weft_abi::{client_endpoint, client_number};
+use weft_tunnel::PEERS_MAX;
+
+use super::parse::SealedPeer;
+use super::running::Running;
+use super::{Core, Member, Sealing};
+use crate::failure::Failure;
+use crate::log;
+use crate::proto::WireguardAttachment;
+
+/// Client, address and port.
+const PLACE_BYTES: usize = 4 + 16 + 2;
+
+impl Sealing {
+    /// Takes over the clients whose ports are there already.
+    pub(super) fn restore_clients(&self) {
+        let clients = self.plane.clients();
+        let mut core = self.core();
+        for (endpoint_id, attachment) in clients {
+            match SealedPeer::parse_client(&attachment) {
+                Ok(peer) => {
+                    let member = Member { peer, vnis: Vec::new() };
+                    core.peers.insert(client_number(endpoint_id), member);
+                }
+                Err(failure) => log::warn(
+                    "a client was not taken over",
+                    json!({ "endpoint_id": endpoint_id, "error": failure.to_string() }),
+                ),
+            }
+        }
+    }
+
+    /// Answers a client from now on, as soon as there is a key; says whether it did not before.
+    pub(crate) fn admit_client(
+        &self,
+        endpoint_id: u32,
+        attachment: &WireguardAttachment,
+    ) -> Result<bool, Failure> {
+        let peer = SealedPeer::parse_client(attachment)?;
+        let number = client_number(endpoint_id);
+        let mut core = self.core();
+        let Core { peers, running } = &mut *core;
+        if let Some(Member { peer: known, .. }) = peers.get(&number) {
+            return peer.check_same(known, endpoint_id).map(|()| false);
+        }
+        let key = peer.config.public_key;
+        if running.as_ref().is_some_and(|running| running.settings.key.public() == key) {
+            return Err(Failure::client_key_taken(&key, "this host"));
+        }
+        if let Some(number) = holder(peers, &key) {
+            let name = client_endpoint(number)
+                .map_or_else(|| format!("host {number}"), |id| format!("endpoint {id}"));
+            return Err(Failure::client_key_taken(&key, &name));
+        }
+        if peers.len() >= PEERS_MAX {
+            return Err(Failure::too_many_peers(PEERS_MAX));
+        }
+        let member = Member { peer, vnis: Vec::new() };
+        if let Some(running) = running {
+            running.put(number, &member);
+        }
+        peers.insert(number, member);
+        let mtus = running.as_mut().map(Running::take_mtus).unwrap_or_default();
+        drop(core);
+        self.tell_kernel(mtus);
+        Ok(true)
+    }
+
+    /// Ends a client's sessions and answers it no more. Harmless where there is none.
+    pub(crate) fn expel_client(&self, endpoint_id: u32) {
+        self.core().remove(client_number(endpoint_id));
+    }
+}
+
+impl Core {
+    /// Makes room for a host whose key a client claims: only one of them can have it, and anybody may
+    /// have attached the other.
+    pub(super) fn expel_impostors(&mut self, host_id: u32, key: &[u8; 32]) {
+        let Some(number) = holder(&self.peers, key).filter(|number| *number != host_id) else {
+            return;
+        };
+        if let Some(endpoint_id) = client_endpoint(number) {
+            self.remove(number);
+            log::warn(
+                "a client has the key of a host, and is answered no more",
+                json!({ "endpoint_id": endpoint_id, "host_id": host_id }),
+            );
+        }
+    }
+}
+
+fn holder(peers: &BTreeMap<u32, Member>, key: &[u8; 32]) -> Option<u32> {
+    let is_its = |member: &Member| member.peer.config.public_key == *key;
+    peers.iter().find(|(_, member)| is_its(member)).map(|(number, _)| *number)
+}
+
+/// Where clients were last, for the process after this one: they seal by sessions that died with it
+/// and would find out late, and nobody else knows where they are.
+#[derive(Debug)]
+pub(super) struct Places {
+    path: PathBuf,
+    by_client: BTreeMap<u32, SocketAddr>,
+    is_saved: bool,
+}
+
+impl Places {
+    /// A file that cannot be read names nobody: then clients find out by themselves.
+    pub(super) fn load(folder: &Path) -> Self {
+        let path = folder.join("sealing.clients");
+        let bytes = fs::read(&path).unwrap_or_default();
+        let by_client = bytes.as_chunks::<PLACE_BYTES>().0.iter().map(decode).collect();
+        Self { path, by_client, is_saved: true }
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<SocketAddr> {
+        self.by_client.get(&number).copied()
+    }
+
+    /// Takes note of where a peer is, if it is a client.
+    pub(super) fn note(&mut self, number: u32, place: SocketAddr) {
+        if client_endpoint(number).is_some() {
+            self.is_saved &= self.by_client.insert(number, place) == Some(place);
+        }
+    }
+
+    /// Forgets clients that are no ports any more.
+    pub(super) fn retain(&mut self, is_known: impl Fn(u32) -> bool) {
+        let before = self.by_client.len();
+        self.by_client.retain(|number, _| is_known(*number));
+        self.is_saved &= self.by_client.len() == before;
+    }
+
+    pub(super) fn forget(&mut self, number: u32) {
+        self.is_saved &= self.by_client.remove(&number).is_none();
+    }
+
+    /// Writes down what is new.
+    pub(super) fn keep(&mut self) {
+        if std::mem::replace(&mut self.is_saved, true) {
+            return;
+        }
+        let bytes: Vec<u8> = self.by_client.iter().flat_map(encode).collect();
+        let new = self.path.with_extension("new");
+        if let Err(error) = fs::write(&new, bytes).and_then(|()| fs::rename(&new, &self.path)) {
+            log::warn(
+                "it was not written down where clients are",
+                json!({ "error": error.to_string() }),
+            );
+        }
+    }
+}
+
+fn encode((number, place): (&u32, &SocketAddr)) -> [u8; PLACE_BYTES] {
+    let address = match place.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let mut bytes = [0; PLACE_BYTES];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes[4..20].copy_from_slice(&address.octets());
+    bytes[20..].copy_from_slice(&place.port().to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; PLACE_BYTES]) -> (u32, SocketAddr) {
+    let [a, b, c, d, address @ .., high, low] = *bytes;
+    let address = IpAddr::V6(Ipv6Addr::from(address)).to_canonical();
+    let place = SocketAddr::new(address, u16::from_be_bytes([high, low]));
+    (u32::from_be_bytes([a, b, c, d]), place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_process_knows_where_clients_were() {
+        let folder = std::env::temp_dir().join(format!("weft-places-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [here, there] =
+            ["192.0.2.7:51820", "[2001:db8::7]:9"].map(|text| text.parse().unwrap());
+        let (one, other, gone) = (client_number(1), client_number(2), client_number(3));
+        let mut places = Places::load(&folder);
+        for (number, place) in [(one, here), (other, there), (gone, here), (7, here)] {
+            places.note(number, place);
+        }
+        places.forget(gone);
+        places.keep();
+        let next = Places::load(&folder);
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((next.get(one), next.get(other)), (Some(here), Some(there)));
+        assert_eq!((next.get(gone), next.get(7)), (None, None));
+    }
+}
