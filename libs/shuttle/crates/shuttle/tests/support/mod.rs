@@ -396,13 +396,17 @@ impl Host {
     }
 
     async fn connect(&self) -> Result<Client, tonic::transport::Error> {
+        Ok(Client::new(self.channel().await?))
+    }
+
+    pub(crate) async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         let path = self.shuttle_socket();
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
         let endpoint = ChannelEndpoint::from_static("http://shuttle");
-        Ok(Client::new(endpoint.connect_with_connector(connector).await?))
+        endpoint.connect_with_connector(connector).await
     }
 }
 
