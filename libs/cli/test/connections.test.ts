@@ -102,6 +102,17 @@ test('status counts connections, and names what sealing falls back to', async ()
   assert.match(stdout, /connections: 3 sealed open, 1 vxlan open/)
   assert.match(stdout, /sealing +reduced +without udp-gro \(a probe failed\)/)
 
+  const fallbacks = { sent_singly: 7n, halved: 0n }
+  status = GetStatusResponse.create({ ...status, sealing: { ...sealing(), fallbacks } })
+  assert.match(
+    (await weft('status')).stdout,
+    /sealing +reduced +without udp-gro \(a probe failed\); not the fastest way: sent_singly 7$/m,
+  )
+  status = GetStatusResponse.create({
+    ...status,
+    sealing: { ...sealing(), offloads: [], fallbacks },
+  })
+  assert.match((await weft('status')).stdout, /sealing +ok +not the fastest way: sent_singly 7$/m)
   status = GetStatusResponse.create({ ...status, sealing: { ...sealing(), keyLogged: true } })
   assert.match((await weft('status')).stdout, /sealing +unsafe +KEYS ARE LOGGED/)
   const problem = 'the shuttle has no sealed transport'
@@ -128,7 +139,7 @@ test('a host is shown with what it reported of its connections', async () => {
   )
   assert.match(
     stdout,
-    /^sealing +on UDP port 61820, offers aes-256-gcm; measured aes-256-gcm at 4\.0 GiB\/s; without udp-gro/m,
+    /^sealing +on UDP port 61820, offers aes-256-gcm; measured aes-256-gcm at 4\.0 GiB\/s; without udp-gro \(a probe failed\); dropped: replayed 3, forged 1; refused: wrong_mac 2$/m,
   )
 })
 
@@ -230,6 +241,9 @@ function sealing(): NonNullable<GetStatusResponse['sealing']> {
     ],
     keyLogged: false,
     observed: [],
+    drops: { replayed: 3n, forged: 1n },
+    fallbacks: {},
+    refusals: { wrong_mac: 2n },
   }
 }
 

@@ -70,6 +70,9 @@ export function decodeSealing(message: SealingMessage | undefined): SealingStatu
     offloads: message.offloads.map(decodeOffload),
     keyLogged: message.keyLogged,
     observed: message.observed.map(decodeCandidate),
+    drops: message.drops,
+    fallbacks: message.fallbacks,
+    refusals: message.refusals,
   }
 }
 

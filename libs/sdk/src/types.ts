@@ -329,6 +329,12 @@ export interface SealingStatus {
   readonly keyLogged: boolean
   /** Where other hosts see this one. */
   readonly observed: readonly Candidate[]
+  /** Frames and datagrams dropped, by reason. */
+  readonly drops: { readonly [reason: string]: bigint }
+  /** Sends, receives and writes that went another way than the fastest, by way. */
+  readonly fallbacks: { readonly [way: string]: bigint }
+  /** Messages of handshakes and control frames of peers that led to nothing, by reason. */
+  readonly refusals: { readonly [reason: string]: bigint }
 }
 
 export interface Dependency {

@@ -29,6 +29,21 @@ const hostDrops = observedCounter<'reason'>({
   help: 'Packets that were dropped at no port, by reason',
   labels: ['reason'],
 })
+const sealedDrops = observedCounter<'reason'>({
+  name: 'weft_sealed_drops_total',
+  help: 'Frames and datagrams of the sealed transport that were dropped, by reason',
+  labels: ['reason'],
+})
+const sealedFallbacks = observedCounter<'way'>({
+  name: 'weft_sealed_fallbacks_total',
+  help: 'Sends, receives and writes of the sealed transport that went another way than the fastest, by way',
+  labels: ['way'],
+})
+const sealedRefusals = observedCounter<'reason'>({
+  name: 'weft_sealed_refusals_total',
+  help: 'Messages of handshakes and control frames of peers that led to nothing, by reason',
+  labels: ['reason'],
+})
 const tableEntries = gauge<'kind'>({
   name: 'weft_forwarder_table_entries',
   help: 'Entries of the switch tables, by kind: networks, endpoints, peers',
@@ -101,6 +116,21 @@ export function observeHost(host: Host, lastPorts: () => readonly ShuttlePort[])
     }),
     hostDrops.observe((report) => {
       for (const [reason, count] of Object.entries(host.dataPlane.info?.hostDrops ?? {})) {
+        report(Number(count), { reason })
+      }
+    }),
+    sealedDrops.observe((report) => {
+      for (const [reason, count] of Object.entries(host.dataPlane.info?.sealed?.drops ?? {})) {
+        report(Number(count), { reason })
+      }
+    }),
+    sealedFallbacks.observe((report) => {
+      for (const [way, count] of Object.entries(host.dataPlane.info?.sealed?.fallbacks ?? {})) {
+        report(Number(count), { way })
+      }
+    }),
+    sealedRefusals.observe((report) => {
+      for (const [reason, count] of Object.entries(host.dataPlane.info?.sealed?.refusals ?? {})) {
         report(Number(count), { reason })
       }
     }),

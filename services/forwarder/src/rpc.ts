@@ -222,8 +222,12 @@ function* chunks(
   }
 }
 
-function sealingMessage({ sealing: { state, states } }: Host): SealingStatus | undefined {
+function sealingMessage({
+  sealing: { state, states },
+  dataPlane: { info },
+}: Host): SealingStatus | undefined {
   if (!state) return undefined
+  const counted = state.kind === 'on' ? info?.sealed : undefined
   const said = state.kind === 'on' ? state.said : undefined
   return {
     available: state.kind === 'on',
@@ -231,9 +235,13 @@ function sealingMessage({ sealing: { state, states } }: Host): SealingStatus | u
     listenPort: said?.listenPort ?? 0,
     cipher: said?.cipher ?? Cipher.CIPHER_UNSPECIFIED,
     speeds: said?.speeds ?? [],
-    offloads: said?.offloads ?? [],
+    // As they are now: the kernel may have refused one since the transport was started.
+    offloads: counted?.offloads ?? said?.offloads ?? [],
     keyLogged: said?.keyLogged ?? false,
     observed: [...states.observed],
+    drops: counted?.drops ?? {},
+    fallbacks: counted?.fallbacks ?? {},
+    refusals: counted?.refusals ?? {},
   }
 }
 

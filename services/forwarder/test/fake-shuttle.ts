@@ -12,6 +12,7 @@ import { publicKeyOf } from '@weft/identity'
 import { Carrier, Cipher, Offload } from '@weft/proto/weftline/common/v1/common.ts'
 import {
   type ConfigureSealingRequest,
+  type SealedCounters,
   type SealedPeer,
   SealingServiceService,
   type WatchSealedResponse,
@@ -64,6 +65,8 @@ export class FakeShuttle {
   /** What it was given for the sealed transport, the last one at the end. */
   readonly configured: ConfigureSealingRequest[] = []
   readonly #sealedWatchers: Set<Outbox<WatchSealedResponse>> = new Set()
+  /** What it says that the sealed transport counted. */
+  sealedCounters: SealedCounters | undefined
   #sealedSnapshot: WatchSealedResponse[] = [{ ...NOTHING_SAID, snapshotComplete: true }]
   readonly #changedAt: Map<number, bigint> = new Map()
   readonly #waiting: Map<string, (answer: Flow | 'unresolved') => void> = new Map()
@@ -153,6 +156,7 @@ export class FakeShuttle {
           flowCountMax: 131_072,
           hostVerdicts: {},
           hostDrops: { 'no-port': 3n },
+          sealed: this.sealedCounters,
         }
       },
       applyTables: async (requests) => {

@@ -24,6 +24,7 @@ import type { PeerRow } from '@weft/proto/weftline/config/v1/rows.ts'
 import { Revocations, Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { FlowAction } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { ConnectionReport } from '@weft/proto/weftline/status/v1/status.ts'
+import { startTelemetry } from '@weft/telemetry/start'
 import { eventually, writeIdentityFolder } from '@weft/testing'
 import type { SealingSwitches } from '../src/sealing.ts'
 import { type BenchHost, benchHost, FakeController, HOST_ID, PEER_ID } from './bench-host.ts'
@@ -64,6 +65,34 @@ describe('a host that seals', () => {
     assert.equal(sealing.keyLogged, true)
     assert.equal(sealing.listenPort, 61_900)
     assert.equal(sealing.offloads[0]?.reason, 'a probe failed')
+  })
+
+  test('shows what the sealed transport counts, and offloads as they are now', async () => {
+    await using bench = await sealedBench()
+    const { host } = bench
+    const reason = 'refused by the kernel'
+
+    host.shuttle.sealedCounters = {
+      drops: { replayed: 3n },
+      fallbacks: { sent_singly: 9n },
+      refusals: { unknown_peer: 1n },
+      offloads: [{ offload: Offload.OFFLOAD_UDP_GSO, inUse: false, reason }],
+    }
+
+    const { sealing } = await host.client.getStatus({})
+    assert.equal(sealing?.offloads[0]?.reason, reason)
+    assert.deepEqual(sealing.drops, { replayed: 3n })
+    assert.deepEqual(sealing.fallbacks, { sent_singly: 9n })
+    assert.deepEqual(sealing.refusals, { unknown_peer: 1n })
+    await using telemetry = await startTelemetry({
+      service: 'forwarder',
+      logLevel: 'silent',
+      metricsListen: '127.0.0.1:0',
+    })
+    const metrics = await (await fetch(`http://${telemetry.metricsAddress}/metrics`)).text()
+    assert.match(metrics, /^weft_sealed_drops_total\{.*reason="replayed".*\} 3$/m)
+    assert.match(metrics, /^weft_sealed_fallbacks_total\{.*way="sent_singly".*\} 9$/m)
+    assert.match(metrics, /^weft_sealed_refusals_total\{.*reason="unknown_peer".*\} 1$/m)
   })
 
   test('hands over whom it is to seal to: key, places and networks, and no plain way', async () => {

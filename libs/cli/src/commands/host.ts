@@ -41,6 +41,7 @@ import {
   storedFields,
 } from '../views.ts'
 import { IDENTITY_DEFAULT } from './join.ts'
+import { dropText } from './port.ts'
 
 interface SetOptions {
   readonly address?: HostAddress[]
@@ -354,9 +355,24 @@ function sealingText(sealing: SealingStatus | undefined): string {
     `on UDP port ${sealing.listenPort}, offers ${sealing.cipher ?? 'no cipher'}`,
     speeds.length === 0 ? '' : `measured ${speeds.join(', ')}`,
     ...sealingCaveats(sealing),
+    ...fallbackTexts(sealing),
+    countText('dropped', sealing.drops),
+    countText('refused', sealing.refusals),
   ]
     .filter((part) => part !== '')
     .join('; ')
+}
+
+/** How often something went another way than the fastest. */
+export function fallbackTexts({ fallbacks }: SealingStatus): string[] {
+  const text = countText('not the fastest way', fallbacks)
+  return text === '' ? [] : [text]
+}
+
+/** `dropped: replayed 3, forged 1`; empty if there was nothing. */
+function countText(what: string, counts: { readonly [name: string]: bigint }): string {
+  const some = Object.entries(counts).filter(([, count]) => count > 0n)
+  return some.length === 0 ? '' : `${what}: ${dropText(counts)}`
 }
 
 /** What is slower, or less safe, than it could be. */

@@ -159,7 +159,8 @@ function clientText({ connection, isVoid }: WireguardPort): string {
     .join(', ')
 }
 
-function dropText(drops: { readonly [reason: string]: bigint }): string {
+/** `replayed 3, forged 1`; 0 if there was nothing. */
+export function dropText(drops: { readonly [reason: string]: bigint }): string {
   const some = Object.entries(drops).filter(([, count]) => count > 0n)
   return some.length === 0 ? '0' : some.map(([reason, count]) => `${reason} ${count}`).join(', ')
 }

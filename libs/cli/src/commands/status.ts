@@ -5,7 +5,7 @@ import type { Paint } from '../io.ts'
 import { formatDuration, renderTable } from '../output.ts'
 import type { Act } from '../program.ts'
 import type { Session } from '../session.ts'
-import { connectionCountText, sealingCaveats, tableText } from './host.ts'
+import { connectionCountText, fallbackTexts, sealingCaveats, tableText } from './host.ts'
 
 /** What answered, or why it did not. */
 type Answer<T> = { readonly value: T } | { readonly problem: string }
@@ -115,8 +115,11 @@ function sealingLines({ sealing }: HostStatus): Line[] {
     return [{ what, health: 'gone', detail }]
   }
   const caveats = sealingCaveats(sealing)
-  const health = sealing.keyLogged ? 'unsafe' : 'reduced'
-  return caveats.length === 0 ? [] : [{ what, health, detail: caveats.join('; ') }]
+  const details = [...caveats, ...fallbackTexts(sealing)]
+  if (details.length === 0) return []
+  // What went another way now and then is no reason for concern.
+  const health = caveats.length === 0 ? 'ok' : sealing.keyLogged ? 'unsafe' : 'reduced'
+  return [{ what, health, detail: details.join('; ') }]
 }
 
 async function answerOf<T>(ask: () => Promise<T>): Promise<Answer<T>> {

@@ -98,7 +98,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Direction {
     pub(crate) bytes: Counter,
     pub(crate) datagrams: Counter,
-    /// Datagrams that carried more than a keepalive.
+    /// Datagrams that were neither empty nor messages to the control thread.
     pub(crate) payloads: Counter,
 }
 
@@ -113,7 +113,7 @@ pub struct PeerTraffic {
     pub received_bytes: u64,
     /// Authentic datagrams received.
     pub received_datagrams: u64,
-    /// Authentic datagrams received that were not empty: no mere keepalives.
+    /// Authentic datagrams received that were neither empty nor messages to the control thread.
     pub received_payloads: u64,
 }
 

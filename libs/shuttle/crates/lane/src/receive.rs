@@ -122,7 +122,7 @@ impl Lane<'_> {
         let (mut datagrams, mut payloads, mut bytes) = (0, 0, 0);
         for message in messages.iter().filter(|message| message.outcome.is_ok()) {
             datagrams += 1;
-            payloads += u64::from(!message.bytes.is_empty());
+            payloads += u64::from(!message.bytes.is_empty() && !Geneve::is_control(message.bytes));
             bytes += DATA_HEADER_BYTES + message.bytes.len() + TAG_BYTES;
         }
         if datagrams > 0 {

@@ -1,12 +1,14 @@
 //! Two hosts in one process: sockets on the loopback, and a pair of sockets in place of each TAP.
 
 use std::net::{SocketAddr, UdpSocket as StdSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use weft_lane::{Event, Fallback, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap, UdpSocket};
+use weft_lane::{
+    Event, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap, UdpSocket,
+};
 use weft_seal::{
     Cipher, DATA_HEADER_BYTES, DataHeader, DropReason, Geneve, Gso, ReceiveSession, SealMeta,
     SendSession, TAG_BYTES, Unfinished, VNET_BYTES, VnetHeader,
@@ -28,6 +30,8 @@ struct Host {
     events: Receiver<Event>,
     kernel: OwnedFd,
     address: SocketAddr,
+    /// The descriptor of its socket.
+    socket: i32,
 }
 
 #[test]
@@ -171,6 +175,143 @@ fn forged_replayed_and_unknown_messages_are_dropped_by_name() {
 }
 
 #[test]
+fn a_message_with_any_bit_of_its_header_flipped_is_dropped_by_name() {
+    let hosts = joined();
+    let (whole, socket) = captured();
+    for bit in 0..DATA_HEADER_BYTES * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        socket.send_to(&flipped, hosts[1].address).unwrap();
+    }
+    // Type and reserved bytes, receiver index, counter: which is the nonce.
+    hosts[1].dropped_times(DropReason::MessageUnknown, 32);
+    hosts[1].dropped_times(DropReason::IndexUnknown, 32);
+    hosts[1].dropped_times(DropReason::Forged, 64);
+    hosts[1].still_takes(&whole, &socket);
+}
+
+#[test]
+fn a_message_with_any_bit_of_its_content_or_tag_flipped_is_forged() {
+    let hosts = joined();
+    let (whole, socket) = captured();
+    let bits = DATA_HEADER_BYTES * 8..whole.len() * 8;
+    for bit in bits.clone() {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        socket.send_to(&flipped, hosts[1].address).unwrap();
+        // Not faster than the socket takes them.
+        hosts[1].dropped_times(DropReason::Forged, bit - bits.start + 1);
+    }
+    hosts[1].still_takes(&whole, &socket);
+}
+
+#[test]
+fn a_message_cut_short_anywhere_is_dropped_by_name() {
+    let hosts = joined();
+    let (whole, socket) = captured();
+    for length in 0..whole.len() {
+        socket.send_to(&whole[..length], hosts[1].address).unwrap();
+    }
+    // A datagram without a byte is none.
+    hosts[1].dropped_times(DropReason::MessageUnknown, DATA_HEADER_BYTES - 1);
+    hosts[1].dropped_times(DropReason::Forged, whole.len() - DATA_HEADER_BYTES);
+    hosts[1].still_takes(&whole, &socket);
+}
+
+#[test]
+fn a_message_sent_back_to_its_sender_is_dropped_by_name() {
+    let mut hosts = joined();
+    let (whole, socket) = captured();
+    socket.send_to(&whole, hosts[0].address).unwrap();
+    hosts[0].dropped(DropReason::IndexUnknown);
+    // Both hosts may have given a session the same index.
+    let receive = ReceiveSession::new(Cipher::Aes256Gcm, &KEYS[1], INDICES[1]);
+    hosts[0].lanes.update(|table| table.add_session(PEERS[0], Arc::new(receive)));
+    socket.send_to(&whole, hosts[0].address).unwrap();
+    hosts[0].dropped(DropReason::Forged);
+}
+
+#[test]
+fn a_message_for_another_session_or_host_is_dropped_by_name() {
+    const ANOTHER: u32 = 77;
+    let mut hosts = joined();
+    let (mut whole, socket) = captured();
+    let third = Host::new();
+    socket.send_to(&whole, third.address).unwrap();
+    third.dropped(DropReason::IndexUnknown);
+    let receive = ReceiveSession::new(Cipher::Aes256Gcm, &[9; 32], ANOTHER);
+    hosts[1].lanes.update(|table| table.add_session(PEERS[1], Arc::new(receive)));
+    whole[4..8].copy_from_slice(&ANOTHER.to_le_bytes());
+    socket.send_to(&whole, hosts[1].address).unwrap();
+    hosts[1].dropped(DropReason::Forged);
+}
+
+#[test]
+fn a_message_that_comes_again_from_anywhere_is_dropped_by_name() {
+    let hosts = joined();
+    let (whole, socket) = captured();
+    hosts[1].still_takes(&whole, &socket);
+    let elsewhere = StdSocket::bind("127.0.0.2:0").unwrap();
+    for (times, from) in [&socket, &elsewhere].into_iter().enumerate() {
+        from.send_to(&whole, hosts[1].address).unwrap();
+        hosts[1].dropped_times(DropReason::Replayed, times + 1);
+    }
+    let moved = std::iter::from_fn(|| hosts[1].events.try_recv().ok())
+        .filter(|event| matches!(event, Event::Moved { source, .. } if source.ip() == elsewhere.local_addr().unwrap().ip()));
+    assert_eq!(moved.count(), 0, "a replay moves nobody");
+}
+
+#[test]
+fn messages_to_the_control_thread_are_no_payloads() {
+    let hosts = joined();
+    let socket = StdSocket::bind("127.0.0.1:0").unwrap();
+    let send = |counter, payload: &[u8]| {
+        let message = sealed(0, counter, INDICES[1], payload);
+        socket.send_to(&message, hosts[1].address).unwrap();
+    };
+    send(0, &control());
+    hosts[0].write(&frame(PEERS[0], VNI, 100, None));
+    hosts[1].read();
+    let deadline = Instant::now() + WITHIN;
+    let received = || hosts[1].lanes.table().traffic(PEERS[1]).unwrap();
+    while received().received_datagrams < 2 {
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(received().received_payloads, 1);
+}
+
+#[test]
+fn an_offload_that_the_kernel_does_not_have_is_refused_and_the_rest_works() {
+    // A raw socket knows nothing of UDP's options.
+    // SAFETY: socket() takes no pointers; the descriptor is new and nobody else's.
+    let raw = unsafe {
+        OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_UDP))
+    };
+    let socket = UdpSocket::adopt(raw, Family::V4).expect("a raw socket, which is root's");
+    let (_kernel, tap) = socket_pair();
+    let (lanes, _events) = Lanes::start(Tap::stand_in(tap, Framing::Meta), socket).unwrap();
+    assert_eq!(lanes.offload(Offload::UdpGro), State::Refused);
+    assert_eq!(lanes.offload(Offload::UdpGso), State::On);
+    lanes.stop().unwrap();
+}
+
+#[test]
+fn a_batch_that_the_kernel_does_not_take_is_halved_counted_and_arrives() {
+    let hosts = joined();
+    // Without checksums the kernel cuts nothing (net/ipv4/udp.c, udp_send_skb).
+    let off: libc::c_int = 1;
+    let (at, length) =
+        ((&raw const off).cast(), libc::socklen_t::try_from(size_of_val(&off)).unwrap());
+    let fd = hosts[0].socket;
+    // SAFETY: the option is an int that lives during the call.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, at, length) };
+    assert_eq!(set, 0);
+    hosts[0].write(&frame(PEERS[0], VNI, 2600, Some(1300)));
+    assert_eq!(hosts[1].read_until(2600), 2600);
+    assert!(hosts[0].lanes.fell_back(Fallback::Halved) > 0);
+}
+
+#[test]
 fn the_control_thread_hears_of_what_is_its_own() {
     let hosts = joined();
     let socket = StdSocket::bind("127.0.0.1:0").unwrap();
@@ -190,7 +331,7 @@ fn the_control_thread_hears_of_what_is_its_own() {
     while received().received_datagrams < 2 {
         assert!(Instant::now() < deadline);
     }
-    assert_eq!(received().received_payloads, 1, "a keepalive has none");
+    assert_eq!(received().received_payloads, 0, "neither was one");
     assert!(hosts[1].events.try_recv().is_err(), "each is told once");
 }
 
@@ -217,8 +358,9 @@ impl Host {
         let (kernel, tap) = socket_pair();
         let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = format!("127.0.0.1:{}", socket.port().unwrap()).parse().unwrap();
+        let fd = socket.as_fd().as_raw_fd();
         let (lanes, events) = Lanes::start(Tap::stand_in(tap, Framing::Meta), socket).unwrap();
-        Self { lanes, events, kernel, address }
+        Self { lanes, events, kernel, address, socket: fd }
     }
 
     fn write(&self, bytes: &[u8]) {
@@ -257,12 +399,26 @@ impl Host {
 
     /// Waits until the reason was counted once.
     fn dropped(&self, reason: DropReason) {
+        self.dropped_times(reason, 1);
+    }
+
+    /// Waits until the reason was counted so often.
+    fn dropped_times(&self, reason: DropReason, times: usize) {
         let deadline = Instant::now() + WITHIN;
-        while self.lanes.dropped(reason) == 0 {
+        while self.lanes.dropped(reason) < times as u64 {
             assert!(Instant::now() < deadline, "{} in time", reason.name());
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_micros(100));
         }
-        assert_eq!(self.lanes.dropped(reason), 1);
+        assert_eq!(self.lanes.dropped(reason), times as u64);
+    }
+
+    /// Takes a message as it is, whatever came before, and nothing else came through.
+    fn still_takes(&self, whole: &[u8], socket: &StdSocket) {
+        let received = || self.lanes.table().traffic(PEERS[1]).unwrap().received_datagrams;
+        assert_eq!(received(), 0);
+        socket.send_to(whole, self.address).unwrap();
+        assert!(matches!(self.event(), Event::Confirmed { .. }));
+        assert_eq!(received(), 1);
     }
 
     /// Sends the second host a payload as if it were from the first one.
@@ -306,6 +462,11 @@ fn sealed(from: usize, counter: u64, receiver_index: u32, payload: &[u8]) -> Vec
     DataHeader { receiver_index, counter }.write(&mut message);
     session.seal_to(counter, payload, &mut message[DATA_HEADER_BYTES..]);
     message
+}
+
+/// A message of the first host to the second, and a socket of somebody who has a copy.
+fn captured() -> (Vec<u8>, StdSocket) {
+    (sealed(0, 5, INDICES[1], &control()), StdSocket::bind("127.0.0.1:0").unwrap())
 }
 
 fn control() -> Vec<u8> {

@@ -99,6 +99,11 @@ impl Geneve {
         Self { control: false, protocol: TRANSPARENT_ETHERNET, vni, segment }
     }
 
+    /// Whether an opened payload claims to be a message between the hosts.
+    pub fn is_control(payload: &[u8]) -> bool {
+        matches!(payload, [first, second, ..] if first >> 6 == 0 && second & BASE_CONTROL != 0)
+    }
+
     /// Bytes that [`Self::write`] fills.
     pub fn header_bytes(&self) -> usize {
         if self.segment.is_some() { GENEVE_SEGMENT_BYTES } else { GENEVE_BYTES }

@@ -129,6 +129,7 @@ async fn run(
     tracer: Tracer,
     features: Vec<proto::Feature>,
 ) -> Result<(), String> {
+    let sealing = Sealing::new(Arc::clone(&plane));
     let config = plane.config();
     let admitted = server::listen(&config.socket, config.admit_uid)
         .map_err(|error| format!("cannot listen at {}: {error}", config.socket.display()))?;
@@ -136,7 +137,7 @@ async fn run(
         let listener = Listener::open(listen)
             .await
             .map_err(|error| format!("cannot serve metrics at {listen:?}: {error}"))?;
-        tokio::spawn(listener.serve(Arc::clone(&plane)));
+        tokio::spawn(listener.serve(Arc::clone(&plane), Arc::clone(&sealing)));
     }
     let watch = watch::Watcher::open(Arc::clone(&plane))
         .map_err(|error| format!("cannot watch the host's devices: {error}"))?;
@@ -146,7 +147,6 @@ async fn run(
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let sealing = Sealing::new(Arc::clone(&plane));
     let sealing_service = SealingServiceServer::new(SealingService::new(Arc::clone(&sealing)));
     let service =
         ShuttleServiceServer::new(Service::new(Arc::clone(&plane), sealing, tracer, features))

@@ -16,6 +16,7 @@ use crate::config::Listen;
 use crate::failure::Failure;
 use crate::log;
 use crate::plane::Plane;
+use crate::sealing::Sealing;
 
 /// Connections served at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4;
@@ -46,17 +47,21 @@ impl Listener {
     }
 
     /// Serves until the process ends.
-    pub(crate) async fn serve(self, plane: Arc<Plane>) {
+    pub(crate) async fn serve(self, plane: Arc<Plane>, sealing: Arc<Sealing>) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let plane = Arc::clone(&plane);
+            let (plane, sealing) = (Arc::clone(&plane), Arc::clone(&sealing));
             let accepted = match &self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    tokio::spawn(async move { (answer(stream, plane).await, drop(permit)).0 });
+                    tokio::spawn(
+                        async move { (answer(stream, plane, sealing).await, drop(permit)).0 },
+                    );
                 }),
                 Self::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    tokio::spawn(async move { (answer(stream, plane).await, drop(permit)).0 });
+                    tokio::spawn(
+                        async move { (answer(stream, plane, sealing).await, drop(permit)).0 },
+                    );
                 }),
             };
             if let Err(error) = accepted {
@@ -70,10 +75,12 @@ impl Listener {
 async fn answer(
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     plane: Arc<Plane>,
+    sealing: Arc<Sealing>,
 ) {
     let Ok(Some(line)) = timeout(REQUEST_TIMEOUT, read_request(&mut stream)).await else { return };
     let (status, body) = if line.starts_with("GET /metrics ") {
-        match tokio::task::spawn_blocking(move || render(&plane)).await {
+        let rendered = tokio::task::spawn_blocking(move || render(&plane, &sealing)).await;
+        match rendered {
             Ok(Ok(text)) => ("200 OK", text),
             _ => ("500 Internal Server Error", String::new()),
         }
@@ -107,7 +114,7 @@ async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Optio
     String::from_utf8(bytes).ok()?.lines().next().map(str::to_owned)
 }
 
-fn render(plane: &Plane) -> Result<String, Failure> {
+fn render(plane: &Plane, sealing: &Sealing) -> Result<String, Failure> {
     let report = plane.report()?;
     let ports = plane.ports()?;
     let mut text = String::new();
@@ -181,6 +188,7 @@ fn render(plane: &Plane) -> Result<String, Failure> {
         "Packets dropped, by reason.",
         &mut drops.filter(|(_, count)| *count > 0),
     );
+    text.push_str(&sealing.render_metrics());
     Ok(text)
 }
 

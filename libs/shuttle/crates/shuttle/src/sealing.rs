@@ -7,6 +7,7 @@
 mod clients;
 mod clock;
 mod control;
+mod counters;
 mod keys;
 mod parse;
 mod recent;

@@ -176,6 +176,7 @@ impl ShuttleService for Service {
             flow_count_max: self.plane.config().limits.flows,
             host_verdicts: verdicts(&report.counters),
             host_drops: drops(&report.counters),
+            sealed: self.sealing.counters(),
         }))
     }
 

@@ -235,9 +235,10 @@ impl Life {
             let Some(session) = self.receiving[host].get(&index) else { return };
             let Ok(payload) = session.open_in_place(counter, &mut bytes[16..]) else { return };
             let engine = &mut self.engines[host];
-            let _ = match ControlFrame::parse(payload) {
-                Ok(frame) => engine.handle_opened(now, index, from, &frame),
-                Err(_) => engine.note_received(now, index, from, Traffic::default()),
+            let _ = if ControlFrame::is_control(payload) {
+                engine.handle_opened(now, index, from, payload)
+            } else {
+                engine.note_received(now, index, from, Traffic::default())
             };
         } else {
             let _ = self.engines[host].handle_datagram(now, from, &bytes);

@@ -12,7 +12,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use weft_seal::Cipher;
+use weft_seal::{Cipher, Geneve};
 
 /// The Ethernet type in the Geneve header: IEEE 802's first one for local experiments.
 pub const CONTROL_PROTOCOL: u16 = 0x88b5;
@@ -161,7 +161,7 @@ use ControlError::{Malformed, NotControl, Unknown};
 impl ControlFrame {
     /// Whether an opened payload claims to be one: Geneve, version 0, O bit.
     pub fn is_control(payload: &[u8]) -> bool {
-        matches!(payload, [first, second, ..] if first >> 6 == 0 && second & 0x80 != 0)
+        Geneve::is_control(payload)
     }
 
     /// Reads the payload of a data message.

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::control::{ControlFrame, STATEMENT_BYTES_MAX};
+use crate::control::{ControlError, ControlFrame, STATEMENT_BYTES_MAX};
 use crate::limits::{CANDIDATES_MAX, OUTPUTS_FOR_STRANGERS, PEERS_MAX, RESTART_PACE};
 use crate::load::Admission;
 use crate::message::{CookieReply, Initiation, Message, Response};
 use crate::noise::{OpenedInitiation, Secret};
-use crate::output::{Endpoint, Output, PeerId, Refusal, Transmit};
+use crate::output::{Endpoint, Output, PeerId, Transmit};
 use crate::peer::{Peer, PeerConfig, PeerKind, Traffic};
 use crate::random::{self, Random};
+use crate::refusal::Refusal;
 use crate::shared::{EngineConfig, Shared};
 use crate::time::Now;
 
@@ -138,8 +139,22 @@ impl Engine {
     /// Takes a datagram that is no data message.
     ///
     /// # Errors
-    /// Tells why it led to nothing, for the caller to count.
+    /// Tells why it led to nothing; that is counted.
     pub fn handle_datagram(
+        &mut self,
+        now: Now,
+        from: Endpoint,
+        datagram: &[u8],
+    ) -> Result<(), Refusal> {
+        let result = self.handle_handshake(now, from, datagram);
+        self.count(result)
+    }
+
+    fn count(&mut self, result: Result<(), Refusal>) -> Result<(), Refusal> {
+        result.inspect_err(|refusal| self.shared.refusals.add(*refusal))
+    }
+
+    fn handle_handshake(
         &mut self,
         now: Now,
         from: Endpoint,
@@ -227,8 +242,26 @@ impl Engine {
     /// Takes a control frame that the packet threads opened by the session of this index.
     ///
     /// # Errors
-    /// Where the session is no more, or belongs to a peer that must not send control frames.
+    /// Where it cannot be read, the session is no more, or belongs to a peer that must not send control
+    /// frames; that is counted.
     pub fn handle_opened(
+        &mut self,
+        now: Now,
+        index: u32,
+        from: Endpoint,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let result = match ControlFrame::parse(payload) {
+            Ok(frame) => self.handle_control(now, index, from, &frame),
+            Err(ControlError::Unknown) => Err(Refusal::ControlUnknown),
+            Err(ControlError::NotControl | ControlError::Malformed) => {
+                Err(Refusal::ControlMalformed)
+            }
+        };
+        self.count(result)
+    }
+
+    fn handle_control(
         &mut self,
         now: Now,
         index: u32,

@@ -13,9 +13,10 @@ use crate::limits::{
 };
 use crate::message::{self, CookieReply, Initiation, Response};
 use crate::noise::{Initiator, OpenedInitiation, Secret, TransportKeys};
-use crate::output::{Endpoint, Output, Refusal, Transmit};
+use crate::output::{Endpoint, Output, Transmit};
 use crate::peer::{Peer, PeerKind};
 use crate::random;
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::time::Now;

@@ -18,6 +18,7 @@ use crate::noise::Secret;
 use crate::output::{Endpoint, Output, PeerId, PeerState, Transmit};
 use crate::path::Path;
 use crate::random;
+use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::stamp::Stamp;
@@ -509,7 +510,7 @@ impl Peer {
                 self.hear_reply(shared, *id, *observed, now);
             }
             ControlFrame::Revoked { statement } => {
-                if self.control.take(CONTROL_BUDGET, now) {
+                if self.may_ask(shared, now) {
                     let statement = statement.clone();
                     shared.push(Output::Revoked { peer: self.id, statement });
                 }
@@ -519,9 +520,18 @@ impl Peer {
     }
 
     fn answer(&mut self, shared: &mut Shared, index: u32, frame: &ControlFrame, now: Duration) {
-        if self.control.take(CONTROL_BUDGET, now) {
+        if self.may_ask(shared, now) {
             self.send_payload(shared, index, &frame.encode(), false, now);
         }
+    }
+
+    /// Whether the peer is within its budget of control frames.
+    fn may_ask(&mut self, shared: &mut Shared, now: Duration) -> bool {
+        let is_within = self.control.take(CONTROL_BUDGET, now);
+        if !is_within {
+            shared.refusals.add(Refusal::ControlOften);
+        }
+        is_within
     }
 
     fn hear_reply(

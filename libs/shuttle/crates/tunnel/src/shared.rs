@@ -12,6 +12,7 @@ use crate::load::{Load, LoadLimits};
 use crate::noise::LocalKey;
 use crate::output::{Output, PeerId};
 use crate::random::Random;
+use crate::refusal::Refusals;
 use crate::stamp::{Stamp, Stamps};
 use crate::time::Now;
 
@@ -34,6 +35,8 @@ pub struct EngineConfig {
     pub persisted_stamp: Option<Stamp>,
     /// The last [`Output::KeepHandover`] of the process before; zero where there was none.
     pub consumed_handover: u64,
+    /// What an engine before counted of what led to nothing.
+    pub refusals: Refusals,
 }
 
 impl EngineConfig {
@@ -47,6 +50,7 @@ impl EngineConfig {
             load: LoadLimits::default(),
             persisted_stamp: None,
             consumed_handover: 0,
+            refusals: Refusals::default(),
         }
     }
 }
@@ -61,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) stamps: Stamps,
     /// Sessions that wait for their first message.
     pub(crate) half_open: usize,
+    pub(crate) refusals: Refusals,
     next_serial: u64,
     outputs: VecDeque<Output>,
 }
@@ -73,10 +78,11 @@ impl Shared {
             load: Load::new(config.load, now.monotonic),
             stamps: Stamps::new(config.persisted_stamp),
             mac_keys,
-            config,
             random,
             indices: Indices::default(),
             half_open: 0,
+            refusals: config.refusals,
+            config,
             next_serial: 0,
             outputs: VecDeque::new(),
         }

@@ -11,6 +11,7 @@ use crate::limits::HALF_OPEN_MAX;
 use crate::output::{Endpoint, PeerId, PeerState};
 use crate::path::PathStatus;
 use crate::peer::{PeerKind, Traffic};
+use crate::refusal::Refusals;
 use crate::stamp::Stamp;
 use crate::time::Now;
 
@@ -52,6 +53,8 @@ pub struct EngineStatus {
     pub half_open: usize,
     /// Indices in use by sessions, sub-sessions and handshakes.
     pub indices: usize,
+    /// What led to nothing, by reason.
+    pub refusals: Refusals,
 }
 
 const _: () = assert!(HALF_OPEN_MAX <= 4096, "the sum in `limits` says so");
@@ -83,6 +86,7 @@ impl Engine {
             is_under_load: self.shared.load.is_loaded(now.monotonic),
             half_open: self.shared.half_open,
             indices: self.shared.indices.len(),
+            refusals: self.shared.refusals,
         }
     }
 

@@ -39,9 +39,14 @@ pub(super) fn configured(running: &Running) -> Configured {
             speed(Cipher::ChaCha20Poly1305, speeds.chacha_bytes_per_second),
             speed(Cipher::Aes256Gcm, speeds.aes_bytes_per_second),
         ],
-        offloads: Offload::ALL.map(|offload| offload_state(running, offload)).to_vec(),
+        offloads: offload_states(running),
         key_logged: running.settings.key_log.is_some(),
     }
+}
+
+/// How each offload is used now.
+pub(super) fn offload_states(running: &Running) -> Vec<proto::OffloadState> {
+    Offload::ALL.map(|offload| offload_state(running, offload)).to_vec()
 }
 
 fn offload_state(running: &Running, offload: Offload) -> proto::OffloadState {

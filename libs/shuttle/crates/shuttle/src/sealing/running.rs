@@ -17,8 +17,8 @@ use weft_lane::{
 };
 use weft_seal::{Cipher, OVERHEAD_BYTES, ReceiveSession, SendSession};
 use weft_tunnel::{
-    ControlFrame, Endpoint, Engine, EngineConfig, Features, Now, OsRandom, Output, PeerConfig,
-    PeerId, PeerKind, PeerState, REJECT_AFTER_TIME, Traffic,
+    Endpoint, Engine, EngineConfig, Features, Now, OsRandom, Output, PeerConfig, PeerId, PeerKind,
+    PeerState, REJECT_AFTER_TIME, Refusals, Traffic,
 };
 
 use super::clients::Places;
@@ -87,10 +87,6 @@ pub(super) struct View {
     heard: Option<u32>,
     mtu: usize,
     seen: PeerTraffic,
-    /// Control messages that came: the counters have them among the payloads.
-    controls: u64,
-    /// Payloads that came and were none.
-    data: u64,
     pub(super) open_since: Option<Duration>,
     /// What the engine was told of it.
     config: Option<PeerConfig>,
@@ -128,7 +124,7 @@ impl Running {
         probes.apply(&lanes);
         let speeds = CipherSpeeds::measure(CIPHER_MEASUREMENT);
         let key_log = open_key_log(&settings)?;
-        let engine = engine(&settings, speeds, &used);
+        let engine = engine(&settings, speeds, &used, Refusals::default());
         let mut running = Self {
             settings,
             speeds,
@@ -176,7 +172,8 @@ impl Running {
             return Ok(());
         }
         self.key_log = open_key_log(&self.settings)?;
-        self.engine = engine(&self.settings, self.speeds, &self.used);
+        let refusals = self.engine.engine_status(now()).refusals;
+        self.engine = engine(&self.settings, self.speeds, &self.used, refusals);
         let ends_at = now().monotonic + REJECT_AFTER_TIME;
         for view in self.views.values_mut() {
             self.retired.extend(view.receive.iter().map(|index| (ends_at, *index)));
@@ -303,16 +300,11 @@ impl Running {
         let now = now();
         match event {
             Event::Handshake { source, bytes } => {
-                // Anybody can send what is refused: that is nothing to act on.
+                // Anybody can send what is refused: that is counted and nothing to act on.
                 let _ = self.engine.handle_datagram(now, from(source), &bytes);
             }
-            Event::Control { host_id, index, source, bytes } => {
-                if let Some(view) = self.views.get_mut(&host_id) {
-                    view.controls += 1;
-                }
-                if let Ok(frame) = ControlFrame::parse(&bytes) {
-                    let _ = self.engine.handle_opened(now, index, from(source), &frame);
-                }
+            Event::Control { index, source, bytes, .. } => {
+                let _ = self.engine.handle_opened(now, index, from(source), &bytes);
             }
             Event::Wanted { host_id } if self.is_nowhere(host_id) => {
                 self.lanes.discard(host_id);
@@ -391,9 +383,7 @@ impl Running {
             let Some(view) = self.views.get_mut(host_id) else { continue };
             let Some(traffic) = table.traffic(*host_id) else { continue };
             let before = std::mem::replace(&mut view.seen, traffic);
-            // What was counted before the last look has been told since.
-            let data = before.received_payloads.saturating_sub(view.controls).max(view.data);
-            let received_data = data - std::mem::replace(&mut view.data, data);
+            let received_data = traffic.received_payloads - before.received_payloads;
             if received_data > 0 || traffic.sent_datagrams > before.sent_datagrams {
                 view.note_data(now.monotonic);
             }
@@ -700,8 +690,6 @@ impl View {
             heard: None,
             mtu: LINK_MTU_DEFAULT,
             seen: PeerTraffic::default(),
-            controls: 0,
-            data: 0,
             open_since: None,
             config: None,
             nat: Nat::None,
@@ -792,7 +780,7 @@ fn put_peer(table: &mut Table, host_id: u32, entry: PeerEntry) {
     }
 }
 
-fn engine(settings: &Settings, speeds: CipherSpeeds, used: &Used) -> Engine {
+fn engine(settings: &Settings, speeds: CipherSpeeds, used: &Used, refusals: Refusals) -> Engine {
     let mut config = EngineConfig::new(settings.key.clone());
     config.features = features();
     let choice = speeds.choice();
@@ -802,6 +790,7 @@ fn engine(settings: &Settings, speeds: CipherSpeeds, used: &Used) -> Engine {
     config.is_key_logged = settings.key_log.is_some();
     config.persisted_stamp = used.stamp;
     config.consumed_handover = used.handover;
+    config.refusals = refusals;
     Engine::new(config, Box::new(OsRandom), now())
 }
 

@@ -429,9 +429,8 @@ impl World {
             Err(weft_seal::OpenError::Forged) => return,
         };
         if ControlFrame::is_control(&payload) {
-            let frame = ControlFrame::parse(&payload).expect("peers send what they understand");
             let result =
-                self.act(host, |engine, now| engine.handle_opened(now, index, from, &frame));
+                self.act(host, |engine, now| engine.handle_opened(now, index, from, &payload));
             assert_eq!(result, Ok(()));
             return;
         }
@@ -502,7 +501,10 @@ impl World {
     }
 
     pub(crate) fn refusals(&self, host: usize, refusal: Refusal) -> u64 {
-        self.hosts[host].refused.get(&refusal).copied().unwrap_or(0)
+        let told = self.hosts[host].refused.get(&refusal).copied().unwrap_or(0);
+        let counted = self.hosts[host].engine.engine_status(self.clock(host)).refusals;
+        assert_eq!(counted.of(refusal), told, "{}", refusal.name());
+        told
     }
 
     /// Kills the process of a host; what is durable survives.
