@@ -62,7 +62,6 @@ impl MacKeys {
 
 /// Makes the cookies that strangers must show while there are too many of them.
 pub(crate) struct CookieIssuer {
-    cookie_key: [u8; 32],
     secret: Zeroizing<[u8; 32]>,
     /// Until the next change, so that no cookie ends before its time.
     last_secret: Zeroizing<[u8; 32]>,
@@ -73,9 +72,8 @@ pub(crate) struct CookieIssuer {
 }
 
 impl CookieIssuer {
-    pub(crate) fn new(keys: &MacKeys, random: &mut dyn Random, now: Duration) -> Self {
+    pub(crate) fn new(random: &mut dyn Random, now: Duration) -> Self {
         Self {
-            cookie_key: keys.cookie,
             secret: Zeroizing::new(random::array(random)),
             last_secret: Zeroizing::new(random::array(random)),
             changed: now,
@@ -112,15 +110,15 @@ impl CookieIssuer {
         })
     }
 
-    /// A cookie reply to an initiation or response.
-    pub(crate) fn reply(&mut self, message: &[u8], source: SocketAddr) -> Vec<u8> {
+    /// A cookie reply to an initiation or response to the owner of `keys`.
+    pub(crate) fn reply(&mut self, keys: &MacKeys, message: &[u8], source: SocketAddr) -> Vec<u8> {
         let (_, mac1, _) = message::macs(message);
         let mut nonce = [0; 24];
         nonce[..16].copy_from_slice(&self.nonce_prefix);
         nonce[16..].copy_from_slice(&self.replies.to_be_bytes());
         self.replies += 1;
         let payload = Payload { msg: &cookie(&self.secret, source), aad: mac1 };
-        let sealed = XChaCha20Poly1305::new(&self.cookie_key.into())
+        let sealed = XChaCha20Poly1305::new(&keys.cookie.into())
             .encrypt(&nonce.into(), payload)
             .expect("sixteen bytes are never too many");
         message::cookie_reply(message::sender_index(message), &nonce, &sealed)
@@ -189,7 +187,7 @@ mod tests {
 
     fn issue(issuer: &mut CookieIssuer, keys: &MacKeys, source: SocketAddr) -> Cookie {
         let (message, mac1) = signed(keys, None);
-        let reply = issuer.reply(&message, source);
+        let reply = issuer.reply(keys, &message, source);
         let reply = CookieReply(reply.as_slice().try_into().unwrap());
         Cookie::open(keys, &reply, &mac1, address(9), Duration::ZERO).unwrap()
     }
@@ -211,7 +209,7 @@ mod tests {
     fn a_cookie_proves_address_and_port_for_some_minutes() {
         let keys = MacKeys::of(&[1; 32]);
         let mut random = SeededRandom::new(1);
-        let mut issuer = CookieIssuer::new(&keys, &mut random, Duration::ZERO);
+        let mut issuer = CookieIssuer::new(&mut random, Duration::ZERO);
         let cookie = issue(&mut issuer, &keys, address(1));
         let shown = cookie.for_target(address(9), Duration::from_secs(100)).unwrap();
         let (message, _) = signed(&keys, Some(shown));
@@ -230,7 +228,7 @@ mod tests {
     #[test]
     fn a_cookie_is_shown_only_where_it_came_from_and_while_it_lives() {
         let keys = MacKeys::of(&[1; 32]);
-        let mut issuer = CookieIssuer::new(&keys, &mut SeededRandom::new(1), Duration::ZERO);
+        let mut issuer = CookieIssuer::new(&mut SeededRandom::new(1), Duration::ZERO);
         let cookie = issue(&mut issuer, &keys, address(1));
         assert!(cookie.for_target(address(8), Duration::ZERO).is_none());
         assert!(cookie.for_target(address(9), Duration::from_secs(116)).is_none());
@@ -239,9 +237,9 @@ mod tests {
     #[test]
     fn a_cookie_reply_to_another_message_is_refused() {
         let keys = MacKeys::of(&[1; 32]);
-        let mut issuer = CookieIssuer::new(&keys, &mut SeededRandom::new(1), Duration::ZERO);
+        let mut issuer = CookieIssuer::new(&mut SeededRandom::new(1), Duration::ZERO);
         let (message, mut mac1) = signed(&keys, None);
-        let reply = issuer.reply(&message, address(1));
+        let reply = issuer.reply(&keys, &message, address(1));
         let reply = CookieReply(reply.as_slice().try_into().unwrap());
         mac1[0] ^= 1;
         assert!(Cookie::open(&keys, &reply, &mac1, address(9), Duration::ZERO).is_none());

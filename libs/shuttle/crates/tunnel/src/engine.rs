@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::control::{ControlError, ControlFrame, STATEMENT_BYTES_MAX};
+use crate::cookie::MacKeys;
 use crate::limits::{CANDIDATES_MAX, OUTPUTS_FOR_STRANGERS, PEERS_MAX, RESTART_PACE};
 use crate::load::Admission;
 use crate::message::{CookieReply, Initiation, Message, Response};
-use crate::noise::{OpenedInitiation, Secret};
+use crate::noise::{LocalKey, OpenedInitiation, Secret};
 use crate::output::{Endpoint, Output, PeerId, Transmit};
 use crate::peer::{Peer, PeerConfig, PeerKind, Traffic};
 use crate::random::{self, Random};
@@ -73,6 +74,13 @@ impl Engine {
         }
     }
 
+    /// Goes over to another static key. Handshakes that peers begin with `previous` are answered as
+    /// well; sessions in force stay, and so do handshakes under way where `previous` is the key that they
+    /// were begun with.
+    pub fn set_keys(&mut self, key: LocalKey, previous: Option<LocalKey>) {
+        self.shared.set_keys(key, previous);
+    }
+
     // Peers.
 
     /// Takes one more peer. Nothing is sent to it until somebody wants a session or its keepalive is
@@ -85,23 +93,26 @@ impl Engine {
             return Err(PeerError::TooMany);
         }
         self.check(id, &config)?;
-        self.by_key.insert(config.public_key, id);
+        self.by_key.extend(config.public_keys().map(|key| (key, id)));
         self.peers.insert(id, Peer::new(id, config, now.monotonic));
         self.touch(id, now, |_, _| ());
         Ok(())
     }
 
-    /// Takes what is known of a peer now. With another key, secret or kind its sessions end at once.
+    /// Takes what is known of a peer now. With another secret or kind its sessions end at once, and with
+    /// another key unless one of the two is said to be the one before the other.
     pub fn update_peer(
         &mut self,
         now: Now,
         id: PeerId,
         config: PeerConfig,
     ) -> Result<(), PeerError> {
-        let old_key = self.peers.get(&id).ok_or(PeerError::Unknown)?.config.public_key;
+        let old = self.peers.get(&id).ok_or(PeerError::Unknown)?.config.public_keys();
         self.check(id, &config)?;
-        self.by_key.remove(&old_key);
-        self.by_key.insert(config.public_key, id);
+        for key in old {
+            self.by_key.remove(&key);
+        }
+        self.by_key.extend(config.public_keys().map(|key| (key, id)));
         self.touch(id, now, |peer, shared| peer.update(shared, config, now));
         Ok(())
     }
@@ -110,20 +121,22 @@ impl Engine {
         if config.candidates.len() > CANDIDATES_MAX {
             return Err(PeerError::TooManyCandidates);
         }
-        if config.public_key == self.shared.config.key.public() {
+        let EngineConfig { key, previous_key, .. } = &self.shared.config;
+        let mut own = previous_key.iter().chain([key]).map(LocalKey::public);
+        if own.any(|own| config.public_keys().any(|key| key == own)) {
             return Err(PeerError::OwnKey);
         }
-        match self.by_key.get(&config.public_key) {
-            Some(other) if *other != id => Err(PeerError::KeyInUse),
-            _ => Ok(()),
-        }
+        let mut others = config.public_keys().filter_map(|key| self.by_key.get(&key));
+        if others.any(|other| *other != id) { Err(PeerError::KeyInUse) } else { Ok(()) }
     }
 
     /// Ends all sessions of a peer and forgets it; `false` where there is none of this number.
     pub fn remove_peer(&mut self, id: PeerId) -> bool {
         let Some(mut peer) = self.peers.remove(&id) else { return false };
         peer.disconnect(&mut self.shared);
-        self.by_key.remove(&peer.config.public_key);
+        for key in peer.config.public_keys() {
+            self.by_key.remove(&key);
+        }
         if let Some(deadline) = self.deadline_of.remove(&id) {
             self.deadlines.remove(&(deadline, id));
         }
@@ -173,22 +186,25 @@ impl Engine {
         from: Endpoint,
         message: &Initiation<'_>,
     ) -> Result<(), Refusal> {
-        if !self.shared.mac_keys.is_mac1_valid(message.0) {
-            return Err(Refusal::WrongMac);
-        }
-        self.admit(now, from, message.0)?;
+        let (key, mac_keys) = self.shared.key_of(message.0).ok_or(Refusal::WrongMac)?;
+        self.admit(now, from, message.0, &mac_keys)?;
         let ephemeral: Secret = random::array(&mut *self.shared.random).into();
-        let key = &self.shared.config.key;
-        let opened = OpenedInitiation::open(key, message.noise(), &ephemeral);
+        let opened = OpenedInitiation::open(&key, message.noise(), &ephemeral);
         let opened = opened.ok_or(Refusal::Forged)?;
         let id = self.by_key.get(&opened.remote_public).copied().ok_or(Refusal::UnknownPeer)?;
         self.touch(id, now, |peer, shared| {
-            peer.respond(shared, message, opened, &ephemeral, from, now)
+            peer.respond(shared, message, opened, (&key, &ephemeral), from, now)
         })
         .unwrap_or(Err(Refusal::UnknownPeer))
     }
 
-    fn admit(&mut self, now: Now, from: Endpoint, message: &[u8]) -> Result<(), Refusal> {
+    fn admit(
+        &mut self,
+        now: Now,
+        from: Endpoint,
+        message: &[u8],
+        mac_keys: &MacKeys,
+    ) -> Result<(), Refusal> {
         let shared = &mut self.shared;
         shared.cookies.turn(&mut *shared.random, now.monotonic);
         let cookies = &shared.cookies;
@@ -200,7 +216,7 @@ impl Engine {
                 Err(Refusal::OverBudget)
             }
             Admission::AskForCookie => {
-                let bytes = shared.cookies.reply(message, from.remote);
+                let bytes = shared.cookies.reply(mac_keys, message, from.remote);
                 let transmit = Transmit { source: from.local, target: from.remote, bytes };
                 shared.push(Output::Transmit(transmit));
                 Err(Refusal::CookieAsked)
@@ -215,7 +231,7 @@ impl Engine {
         from: Endpoint,
         message: &Response<'_>,
     ) -> Result<(), Refusal> {
-        if !self.shared.mac_keys.is_mac1_valid(message.0) {
+        if self.shared.key_of(message.0).is_none() {
             return Err(Refusal::WrongMac);
         }
         self.by_index(now, message.receiver_index(), |peer, shared| {

@@ -12,7 +12,7 @@ use crate::limits::{
     UNCONFIRMED_MAX,
 };
 use crate::message::{self, CookieReply, Initiation, Response};
-use crate::noise::{Initiator, OpenedInitiation, Secret, TransportKeys};
+use crate::noise::{Initiator, LocalKey, OpenedInitiation, Secret, TransportKeys};
 use crate::output::{Endpoint, Output, Transmit};
 use crate::peer::{Peer, PeerKind};
 use crate::random;
@@ -148,7 +148,8 @@ impl Peer {
             self.give_up(shared);
             return;
         };
-        self.log_keys(shared, &ephemeral);
+        let key = shared.config.key.clone();
+        self.log_keys(shared, &key, &self.config.public_key, &ephemeral);
         let index = shared.index(self.id);
         let mut bytes = message::initiation(index, &noise);
         let cookie = self.cookie_for(target, now.monotonic);
@@ -169,10 +170,15 @@ impl Peer {
         handshake.attempts.push_back(attempt);
     }
 
-    fn log_keys(&self, shared: &mut Shared, ephemeral: &Secret) {
+    fn log_keys(
+        &self,
+        shared: &mut Shared,
+        key: &LocalKey,
+        public_key: &[u8; 32],
+        ephemeral: &Secret,
+    ) {
         if shared.config.is_key_logged {
-            let key = &shared.config.key;
-            let lines = key_log::lines(key, &self.config.public_key, ephemeral, &self.psk());
+            let lines = key_log::lines(key, public_key, ephemeral, &self.psk());
             shared.push(Output::KeyLog(lines));
         }
     }
@@ -203,26 +209,27 @@ impl Peer {
         self.keepalive_at = None;
     }
 
-    /// Answers an initiation of this peer.
+    /// Answers an initiation of this peer. `own`: the key that it was for, and the one to answer with.
     pub(crate) fn respond(
         &mut self,
         shared: &mut Shared,
         message: &Initiation<'_>,
         opened: OpenedInitiation,
-        ephemeral: &Secret,
+        (own, ephemeral): (&LocalKey, &Secret),
         from: Endpoint,
         now: Now,
     ) -> Result<(), Refusal> {
         self.check_initiation(shared, &opened, now)?;
         self.greatest_stamp = Some(opened.stamp);
         self.responded_at = Some(now.monotonic);
+        let remote_public = opened.remote_public;
         let (keys, noise) = opened.respond(&self.psk()).ok_or(Refusal::Forged)?;
-        self.log_keys(shared, ephemeral);
+        self.log_keys(shared, own, &remote_public, ephemeral);
         let remote_index = message.sender_index();
         let index = self.begin(shared, remote_index, keys, false, now.monotonic);
         let mut bytes = message::response(index, remote_index, &noise);
         let cookie = self.cookie_for(from.remote, now.monotonic);
-        let mac1 = self.mac_keys.write(&mut bytes, cookie);
+        let mac1 = self.mac_keys_of(&remote_public).write(&mut bytes, cookie);
         self.last_response = Some((index, mac1, from.remote));
         let transmit = Transmit { source: from.local, target: from.remote, bytes };
         shared.push(Output::Transmit(transmit));
@@ -310,7 +317,10 @@ impl Peer {
     ) -> Result<(), Refusal> {
         let index = reply.receiver_index();
         let (mac1, target) = self.sent_message(index).ok_or(Refusal::UnknownIndex)?;
-        let cookie = Cookie::open(&self.mac_keys, reply, &mac1, target, now.monotonic);
+        let cookie = [Some(&self.mac_keys), self.previous_mac_keys.as_ref()]
+            .into_iter()
+            .flatten()
+            .find_map(|keys| Cookie::open(keys, reply, &mac1, target, now.monotonic));
         self.cookie = Some(cookie.ok_or(Refusal::Forged)?);
         let Some(handshake) = &mut self.handshake else { return Ok(()) };
         let is_for_initiation = handshake.attempts.iter().any(|attempt| attempt.index == index);

@@ -38,6 +38,8 @@ pub enum PeerKind {
 pub struct PeerConfig {
     /// Its static X25519 key.
     pub public_key: [u8; 32],
+    /// The one that it had before, from which its initiations are taken as well.
+    pub previous_public_key: Option<[u8; 32]>,
     /// A secret of both beside their keys.
     pub preshared_key: Option<Secret>,
     /// What it understands.
@@ -63,6 +65,7 @@ impl PeerConfig {
     pub fn new(public_key: [u8; 32], kind: PeerKind) -> Self {
         Self {
             public_key,
+            previous_public_key: None,
             preshared_key: None,
             kind,
             candidates: Vec::new(),
@@ -71,6 +74,17 @@ impl PeerConfig {
             link_mtu: 1500,
             greatest_stamp: None,
         }
+    }
+
+    /// Its key, and the one before.
+    pub(crate) fn public_keys(&self) -> impl Iterator<Item = [u8; 32]> + use<> {
+        [self.public_key].into_iter().chain(self.previous_public_key)
+    }
+
+    /// Whether the other is the same peer with other keys, or with the same.
+    fn is_same_peer(&self, other: &Self) -> bool {
+        self.public_keys().any(|key| key == other.public_key)
+            || other.public_keys().any(|key| key == self.public_key)
     }
 }
 
@@ -87,6 +101,7 @@ pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) config: PeerConfig,
     pub(crate) mac_keys: MacKeys,
+    pub(crate) previous_mac_keys: Option<MacKeys>,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) greatest_stamp: Option<Stamp>,
     /// When an initiation of it was accepted last.
@@ -127,6 +142,7 @@ impl Peer {
         let mut peer = Self {
             id,
             mac_keys: MacKeys::of(&config.public_key),
+            previous_mac_keys: config.previous_public_key.as_ref().map(MacKeys::of),
             endpoint: None,
             greatest_stamp: config.greatest_stamp,
             responded_at: None,
@@ -160,16 +176,25 @@ impl Peer {
     pub(crate) fn update(&mut self, shared: &mut Shared, config: PeerConfig, now: Now) {
         let old = std::mem::replace(&mut self.config, config);
         let new = &self.config;
-        let is_other = old.public_key != new.public_key
-            || old.preshared_key != new.preshared_key
-            || old.kind != new.kind;
-        if is_other {
-            self.mac_keys = MacKeys::of(&new.public_key);
+        let is_same_peer = old.is_same_peer(new);
+        let is_other =
+            !is_same_peer || old.preshared_key != new.preshared_key || old.kind != new.kind;
+        let has_other_key = old.public_key != new.public_key;
+        self.mac_keys = MacKeys::of(&new.public_key);
+        self.previous_mac_keys = new.previous_public_key.as_ref().map(MacKeys::of);
+        if is_other || has_other_key {
             self.cookie = None;
-            if old.public_key != new.public_key {
-                self.greatest_stamp = None;
-            }
+        }
+        if !is_same_peer {
+            self.greatest_stamp = None;
+        }
+        if is_other {
             self.disconnect(shared);
+        } else if has_other_key && self.handshake.is_some() {
+            // It was begun with a key that the peer gives up.
+            self.end_handshake(shared);
+            self.initiated_at = None;
+            self.initiate(shared, now);
         }
         self.greatest_stamp = self.greatest_stamp.max(self.config.greatest_stamp);
         if old.persistent_keepalive != self.config.persistent_keepalive {
@@ -207,6 +232,12 @@ impl Peer {
                 .first()
                 .map(|remote| Endpoint { remote: *remote, local: None });
         }
+    }
+
+    /// The keys of the MACs on messages to the owner of one of the peer's static keys.
+    pub(crate) fn mac_keys_of(&self, public_key: &[u8; 32]) -> &MacKeys {
+        let previous = self.previous_mac_keys.as_ref();
+        previous.filter(|_| *public_key != self.config.public_key).unwrap_or(&self.mac_keys)
     }
 
     // Sessions.

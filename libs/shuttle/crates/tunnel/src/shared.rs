@@ -21,6 +21,8 @@ use crate::time::Now;
 pub struct EngineConfig {
     /// The host's own static key.
     pub key: LocalKey,
+    /// The one that it had before, to which it still answers. Nothing is initiated with it.
+    pub previous_key: Option<LocalKey>,
     /// What peers may send to this host; peers hear of it.
     pub features: Features,
     /// Ciphers that are faster here than ChaCha20-Poly1305, best first. Sub-sessions of the first one
@@ -44,6 +46,7 @@ impl EngineConfig {
     pub fn new(key: LocalKey) -> Self {
         Self {
             key,
+            previous_key: None,
             features: Features::NONE,
             sub_session_ciphers: Vec::new(),
             is_key_logged: false,
@@ -57,7 +60,8 @@ impl EngineConfig {
 
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
-    pub(crate) mac_keys: MacKeys,
+    /// Of the present key, then of the one before.
+    mac_keys: [Option<MacKeys>; 2],
     pub(crate) cookies: CookieIssuer,
     pub(crate) load: Load,
     pub(crate) random: Box<dyn Random>,
@@ -72,12 +76,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(config: EngineConfig, mut random: Box<dyn Random>, now: Now) -> Self {
-        let mac_keys = MacKeys::of(&config.key.public());
         Self {
-            cookies: CookieIssuer::new(&mac_keys, &mut *random, now.monotonic),
+            cookies: CookieIssuer::new(&mut *random, now.monotonic),
             load: Load::new(config.load, now.monotonic),
             stamps: Stamps::new(config.persisted_stamp),
-            mac_keys,
+            mac_keys: mac_keys(&config),
             random,
             indices: Indices::default(),
             half_open: 0,
@@ -86,6 +89,22 @@ impl Shared {
             next_serial: 0,
             outputs: VecDeque::new(),
         }
+    }
+
+    pub(crate) fn set_keys(&mut self, key: LocalKey, previous: Option<LocalKey>) {
+        self.config.key = key;
+        self.config.previous_key = previous;
+        self.mac_keys = mac_keys(&self.config);
+    }
+
+    /// The own key that the sender of a message wrote to, as its first MAC tells.
+    pub(crate) fn key_of(&self, message: &[u8]) -> Option<(LocalKey, MacKeys)> {
+        let keys = [Some(&self.config.key), self.config.previous_key.as_ref()];
+        let mut known = keys.into_iter().zip(&self.mac_keys);
+        known.find_map(|(key, mac_keys)| {
+            let (key, mac_keys) = (key?, mac_keys.as_ref()?);
+            mac_keys.is_mac1_valid(message).then(|| (key.clone(), mac_keys.clone()))
+        })
     }
 
     pub(crate) fn serial(&mut self) -> u64 {
@@ -117,6 +136,11 @@ impl Shared {
         }
         stamp
     }
+}
+
+fn mac_keys(config: &EngineConfig) -> [Option<MacKeys>; 2] {
+    let keys = [Some(&config.key), config.previous_key.as_ref()];
+    keys.map(|key| key.map(|key| MacKeys::of(&key.public())))
 }
 
 impl fmt::Debug for Shared {

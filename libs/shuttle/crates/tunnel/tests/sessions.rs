@@ -12,9 +12,11 @@ mod support;
 use std::time::Duration;
 
 use support::nat::Nat;
-use support::{Weather, World, id};
+use support::{Seeded, Weather, World, id};
 use weft_seal::Cipher;
-use weft_tunnel::{Engine, EngineConfig, Features, PeerKind, PeerState, Refusal};
+use weft_tunnel::{
+    Engine, EngineConfig, Features, LocalKey, PeerConfig, PeerKind, PeerState, Refusal,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -497,4 +499,139 @@ fn a_clock_set_back_by_years_changes_nothing() {
     world.send(0, id(1));
     world.run(SECOND * 5);
     assert_eq!(world.hosts[1].delivered.len(), 2);
+}
+
+#[test]
+fn a_host_answers_to_its_previous_key_until_that_is_taken_away() {
+    let mut world = World::of(50, 2, plain);
+    let (old, new) = (world.hosts[0].key.clone(), LocalKey::new(&[7; 32]));
+    world.act(0, |engine, _| engine.set_keys(new.clone(), Some(old.clone())));
+    // The other host has heard nothing of it, and begins.
+    let payload = world.send(1, id(0));
+    world.run(SECOND);
+    assert_eq!(world.hosts[0].delivered, [(id(1), payload)]);
+    world.check_all_pairs();
+
+    world.act(0, |engine, _| engine.set_keys(new.clone(), None));
+    world.act(1, |engine, _| engine.remove_peer(id(0)));
+    let mut peer = PeerConfig::new(old.public(), PeerKind::Node);
+    peer.candidates = vec![world.hosts[0].address];
+    world.add_peer(1, id(0), peer);
+    world.send(1, id(0));
+    world.run(SECOND * 20);
+    assert_eq!(world.state(1, id(0)), PeerState::NoAnswer);
+    assert!(world.refusals(0, Refusal::WrongMac) > 0);
+}
+
+#[test]
+fn initiations_are_taken_from_the_key_that_a_peer_had_before_and_from_no_other() {
+    let mut world = World::of(51, 2, plain);
+    let (old, new) = (world.hosts[0].key.clone(), LocalKey::new(&[7; 32]));
+    let renew = |previous: Option<[u8; 32]>| {
+        let public_key = new.public();
+        move |config: &mut PeerConfig| {
+            config.public_key = public_key;
+            config.previous_public_key = previous;
+        }
+    };
+    // It was told of the new key before the host itself took it.
+    world.update_peer(1, id(0), renew(Some(old.public())));
+    let payload = world.send(0, id(1));
+    world.run(SECOND);
+    assert_eq!(world.hosts[1].delivered, [(id(0), payload)]);
+    world.check_all_pairs();
+
+    world.act(0, Engine::leave);
+    world.run(SECOND * 30);
+    world.update_peer(1, id(0), renew(None));
+    world.send(0, id(1));
+    world.run(SECOND * 20);
+    assert_eq!(world.state(0, id(1)), PeerState::NoAnswer);
+    assert!(world.refusals(1, Refusal::UnknownPeer) > 0);
+}
+
+#[test]
+fn an_initiation_is_not_taken_again_after_its_sender_got_another_key() {
+    let mut world = World::of(52, 2, plain);
+    world.tape = Some(Vec::new());
+    world.send(0, id(1));
+    world.run(SECOND);
+    let tape = world.tape.take().unwrap();
+    let (from, to, initiation) = tape.into_iter().find(|(_, _, bytes)| bytes[0] == 1).unwrap();
+    let (old, new) = (world.hosts[0].key.public(), [9; 32]);
+    world.update_peer(1, id(0), |config| {
+        config.public_key = LocalKey::new(&new).public();
+        config.previous_public_key = Some(old);
+    });
+    world.inject(from, to, &initiation);
+    world.run(SECOND);
+    assert_eq!(world.refusals(1, Refusal::Replayed), 1);
+}
+
+#[test]
+fn another_key_that_does_not_follow_from_the_one_before_ends_all_sessions() {
+    let mut world = World::of(53, 2, plain);
+    world.send(0, id(1));
+    world.run(SECOND);
+    world.update_peer(1, id(0), |config| config.public_key = LocalKey::new(&[9; 32]).public());
+    assert_eq!(world.state(1, id(0)), PeerState::Idle);
+}
+
+/// Keys are changed while packets flow; peers hear of it sooner or later than the host itself does.
+#[test]
+fn a_change_of_keys_costs_no_packet_whoever_hears_of_it_first() {
+    for seed in 0..25 {
+        let mut world = World::of(seed, 2, fast);
+        let mut chance = Seeded(seed);
+        let mut sent = [Vec::new(), Vec::new()];
+        let (mut key, mut previous) = (world.hosts[0].key.clone(), None);
+        let (mut changes_at, mut heard_at) = (chance.below(100), u64::MAX);
+        let mut withdrawn_at = u64::MAX;
+        let mut is_heard_first = false;
+        for second in 0..600 {
+            if second == changes_at {
+                is_heard_first = chance.chance(20);
+                previous = Some(std::mem::replace(&mut key, LocalKey::new(&chance.key())));
+                // A session lasts 60 s longer than it has to.
+                heard_at = second + if is_heard_first { 0 } else { chance.below(50) };
+                withdrawn_at = heard_at + 200 + chance.below(100);
+                changes_at = withdrawn_at + chance.below(100);
+                if !is_heard_first {
+                    let (key, previous) = (key.clone(), previous.clone());
+                    world.act(0, |engine, _| engine.set_keys(key, previous));
+                }
+            }
+            if second == heard_at {
+                let (public, old) = (key.public(), previous.as_ref().map(LocalKey::public));
+                world.update_peer(1, id(0), |config| {
+                    config.public_key = public;
+                    config.previous_public_key = old;
+                });
+                if is_heard_first {
+                    world.run(Duration::from_millis(chance.below(400)));
+                    let (key, previous) = (key.clone(), previous.clone());
+                    world.act(0, |engine, _| engine.set_keys(key, previous));
+                }
+            }
+            if second == withdrawn_at {
+                let key = key.clone();
+                world.act(0, |engine, _| engine.set_keys(key, None));
+                world.update_peer(1, id(0), |config| config.previous_public_key = None);
+            }
+            for (host, peer) in [(0, 1), (1, 0)] {
+                if chance.chance(50) {
+                    sent[host].push(world.send(host, id(peer)));
+                }
+            }
+            world.run(SECOND);
+        }
+        world.run(SECOND * 5);
+        for (host, peer) in [(0, 1), (1, 0)] {
+            let mut delivered: Vec<_> =
+                world.hosts[peer].delivered.iter().map(|(_, payload)| payload.clone()).collect();
+            delivered.sort();
+            sent[host].sort();
+            assert_eq!(delivered, sent[host], "seed {seed}, from {host}");
+        }
+    }
 }
