@@ -151,8 +151,8 @@ impl Member {
         };
         self.heard += 1;
         // Its session may have ended meanwhile.
-        let _ = if let Ok(frame) = ControlFrame::parse(payload) {
-            self.engine.handle_opened(now, index, from, &frame)
+        let _ = if ControlFrame::parse(payload).is_ok() {
+            self.engine.handle_opened(now, index, from, payload)
         } else {
             let packets = u64::from(!payload.is_empty());
             let traffic = Traffic { packets, bytes: payload.len() as u64 };
