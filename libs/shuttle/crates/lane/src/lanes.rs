@@ -21,8 +21,9 @@ use crate::tap::Tap;
 use crate::waiting::Waiting;
 use crate::{receive, transmit};
 
-/// Events that may wait for the control thread: at their longest 9 MiB of messages between hosts.
-pub const EVENTS_MAX: usize = 1024;
+/// Events that may wait for the control thread: four each of a thousand hosts that all begin at once. Those of strangers have at
+/// most 256 bytes, 1 MiB in all; those of peers as many as their underlay carries, 6 MiB where that is 1,500.
+pub const EVENTS_MAX: usize = 4096;
 /// Longest handshake message: an initiation has 148 bytes.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 256;
 /// Longest message between hosts: a probe of the largest underlay MTU in use.

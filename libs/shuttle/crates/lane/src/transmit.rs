@@ -58,7 +58,10 @@ fn wait(shared: &Shared, worker: &Worker, host_id: u32, frame: &[u8]) {
     match waits {
         Waits::No => worker.transmit.drop(DropReason::WaitingFull),
         Waits::First => {
-            shared.tell(Event::Wanted { host_id }, &worker.transmit);
+            // Nobody asks for a session that was not told of: the next frame has to be the first.
+            if !shared.tell(Event::Wanted { host_id }, &worker.transmit) {
+                shared.waiting().take(host_id);
+            }
         }
         Waits::Behind => {}
     }

@@ -7,7 +7,8 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use weft_lane::{
-    Event, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap, UdpSocket,
+    EVENTS_MAX, Event, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap,
+    UdpSocket,
 };
 use weft_seal::{
     Cipher, DATA_HEADER_BYTES, DataHeader, DropReason, Geneve, Gso, ReceiveSession, SealMeta,
@@ -117,6 +118,33 @@ fn frames_wait_for_a_session_and_go_in_order() {
     let lengths = [0; 3].map(|_| hosts[1].read().2.len());
     assert_eq!(lengths, [100, 200, 300].map(|payload| plain(payload).len()));
     assert!(hosts[0].lanes.waiting_hosts().is_empty());
+}
+
+#[test]
+fn a_session_that_could_not_be_asked_for_is_asked_for_with_the_next_frame() {
+    let mut hosts = joined();
+    let without = PeerEntry { send: None, ..entry(0, hosts[1].address) };
+    hosts[0].lanes.update(|table| {
+        table.set_peer(PEERS[0], without);
+    });
+    let socket = StdSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..=EVENTS_MAX {
+        socket.send_to(&[1, 0, 0, 0], hosts[0].address).unwrap();
+    }
+    let until_dropped = |count: u64| {
+        let deadline = Instant::now() + WITHIN;
+        while hosts[0].lanes.dropped(DropReason::ControlFull) < count {
+            assert!(Instant::now() < deadline, "the queue is not full");
+        }
+    };
+    until_dropped(1);
+    hosts[0].write(&frame(PEERS[0], VNI, 100, None));
+    until_dropped(2);
+    while hosts[0].events.try_recv().is_ok() {}
+    hosts[0].write(&frame(PEERS[0], VNI, 200, None));
+    let wanted = Event::Wanted { host_id: PEERS[0] };
+    while hosts[0].event() != wanted {}
+    assert_eq!(hosts[0].lanes.waiting_hosts(), [PEERS[0]]);
 }
 
 #[test]
