@@ -9,10 +9,13 @@ import {
   compareTcp,
 } from './compare.ts'
 import { type BenchContext, directPair, type RunContext } from './context.ts'
-import type { Pair } from './measure.ts'
+import { firstData } from './first-data.ts'
+import { manyHosts } from './many-hosts.ts'
+import type { Pair, TcpLoad } from './measure.ts'
 import { cutToSize, type WireEnd } from './offloads.ts'
 import { type Peer, rawVeth } from './peers.ts'
 import { type Bar, judge, type Measured, type Result, unjudged } from './result.ts'
+import { type StockClient, stockClient } from './stock.ts'
 import { n2n, nebula, openvpn, type TunnelPeer, tinc, wireguardGo } from './tunnels.ts'
 
 const WIREGUARD = 'wireguard-go'
@@ -21,6 +24,14 @@ const VETH = 'veth'
 const OTHERS: readonly string[] = ['nebula', 'tinc', 'n2n', 'openvpn']
 const TUNNELS = { [WIREGUARD]: wireguardGo, nebula, tinc, n2n, openvpn }
 const DATAGRAM_SIZES_BYTES = [64, 1200]
+const TCP_LOADS: readonly TcpLoad[] = [
+  { streams: 1 },
+  { streams: 1, reverse: true },
+  { streams: 4 },
+  { streams: 4, reverse: true },
+]
+/** What a client of the WireGuard protocol alone has to reach with a host of ours, as a ratio to two machines of wireguard-go. */
+const STOCK = 1.2
 
 /** What the ratios of TCP have to be at least, where the underlay takes super-packets whole and where it cuts them. */
 interface TcpBars {
@@ -39,8 +50,11 @@ export async function sealed(context: BenchContext): Promise<Result[]> {
     console.log('not sealed; try: npm run bench -- sealed --peers-only')
     return [clear]
   }
+  const handshakes = [...(await firstData(context)), ...(await manyHosts(context))]
+  await using stock = await orLeftOut('a stock client', context, () => stockClient(lab))
   const ends = lab.weftHosts.map(({ namespace }) => ({ place: new Place(namespace) }))
-  return [clear, ...(await measureAll(context, { pair: directPair(lab), ends }))]
+  const ours: Ours = { pair: directPair(lab), ends, ...(stock && { stock }) }
+  return [clear, ...handshakes, ...(await measureAll(context, ours))]
 }
 
 /** The same of the peers alone; nothing is asked of them. */
@@ -51,6 +65,7 @@ export async function sealedPeers(context: RunContext): Promise<Result[]> {
 interface Ours {
   readonly pair: Pair
   readonly ends: readonly WireEnd[]
+  readonly stock?: StockClient
 }
 
 async function measureAll(context: RunContext, ours: Ours | undefined): Promise<Result[]> {
@@ -64,15 +79,20 @@ async function measureAll(context: RunContext, ours: Ours | undefined): Promise<
     ...(await tcp('sealed', contenders, WHOLE, context)),
     ...(await roundTrips(contenders, context)),
     ...(await packets('sealed', contenders, context)),
+    ...(await toStock('sealed', ours, contenders, context)),
   ]
   const ends = [...(ours?.ends ?? []), ...peers.flatMap((peer) => wireEnds(peer))]
   await using _ = await cutToSize(ends)
   const segmented = [
     ...(await tcp('sealed, segmented', contenders, SEGMENTED, context)),
     ...(await packets('sealed, segmented', contenders, context)),
+    ...(await toStock('sealed, segmented', ours, contenders, context)),
   ]
   const peersAbout = Object.fromEntries(peers.map(({ name, about }) => [name, about]))
-  return [...whole, ...segmented].map((result) => ({ ...result, peersAbout }))
+  return [...whole, ...segmented].map((result) => ({
+    ...result,
+    peersAbout: { ...peersAbout, ...result.peersAbout },
+  }))
 }
 
 /** Starts those that can be had here, tells what they are, and names the others with the reason. */
@@ -84,16 +104,27 @@ async function startPeers(
   const peers: TunnelPeer[] = [{ ...veth, about: 'a bare pair of the same MTU' }]
   // One after the other: what each sends at first, to learn what the path takes, must not be delayed by others.
   for (const [name, start] of Object.entries(TUNNELS)) {
-    signal.throwIfAborted()
-    try {
-      peers.push(made.use(await start(`${prefix}-${name.slice(0, 2)}`)))
-    } catch (error) {
-      signal.throwIfAborted()
-      console.log(`${name} is left out: ${error instanceof Error ? error.message : String(error)}`)
-    }
+    const found = await orLeftOut(name, { signal }, () => start(`${prefix}-${name.slice(0, 2)}`))
+    if (found !== undefined) peers.push(made.use(found))
   }
   for (const { name, about } of peers) console.log(`${name}: ${about}`)
   return peers
+}
+
+/** What is not to be had is told with the reason. */
+async function orLeftOut<T>(
+  name: string,
+  { signal }: Pick<RunContext, 'signal'>,
+  start: () => Promise<T>,
+): Promise<T | undefined> {
+  signal.throwIfAborted()
+  try {
+    return await start()
+  } catch (error) {
+    signal.throwIfAborted()
+    console.log(`${name} is left out: ${error instanceof Error ? error.message : String(error)}`)
+    return undefined
+  }
 }
 
 /** Where packets leave: the hosts of a tunnel, or for a bare veth pair its own ends. */
@@ -109,12 +140,7 @@ async function tcp(
   context: RunContext,
 ): Promise<Result[]> {
   const results: Result[] = []
-  for (const load of [
-    { streams: 1 },
-    { streams: 1, reverse: true },
-    { streams: 4 },
-    { streams: 4, reverse: true },
-  ]) {
+  for (const load of TCP_LOADS) {
     const { throughput, cost } = await compareTcp(name, contenders, load, context)
     const isOneStream = load.streams === 1
     results.push(
@@ -150,6 +176,26 @@ async function packets(
     results.push(...hold(measured, [{ kind: 'at-least', value: 2.5, versus: WIREGUARD }]))
   }
   return results
+}
+
+/** A client of the WireGuard protocol alone with a host of ours, against two machines that have that client's program. */
+async function toStock(
+  name: string,
+  ours: Ours | undefined,
+  contenders: Contenders,
+  context: RunContext,
+): Promise<Result[]> {
+  const both = contenders[WIREGUARD]
+  if (ours?.stock === undefined || both === undefined) return []
+  const { pair, about } = ours.stock
+  const peersAbout = { 'stock client': about }
+  const pairs: Contenders = { ours: pair, [WIREGUARD]: both }
+  const results: Result[] = []
+  for (const load of TCP_LOADS) {
+    const { throughput } = await compareTcp(`${name}, to a stock client`, pairs, load, context)
+    results.push(...hold(throughput, [{ kind: 'at-least', value: STOCK, versus: WIREGUARD }]))
+  }
+  return results.map((result) => ({ ...result, peersAbout }))
 }
 
 /** Of the `OTHERS`, the one that is hardest to beat. */

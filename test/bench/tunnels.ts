@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { eventually } from '../support/eventually.ts'
-import { mustRun, type NewPlace } from '../support/place.ts'
+import { mustRun, type Place } from '../support/place.ts'
 import { debianProgram, goPrograms, PROGRAMS, type Program, WIREGUARD_GO } from './peer-programs.ts'
 import { INNER, MTU, type Peer, peer, twoHosts, UNDERLAY } from './peers.ts'
 
@@ -29,7 +29,7 @@ export interface TunnelPeer extends Peer {
 /** One end of a tunnel. Its programs run as nobody, who may do nothing but configure the network of their namespace. */
 interface Side {
   readonly index: 0 | 1
-  readonly place: NewPlace
+  readonly place: Place
   /** Addresses of the underlay. */
   readonly own: string
   readonly other: string
@@ -68,6 +68,53 @@ export async function wireguardGo(prefix: string): Promise<TunnelPeer> {
         await eventually(() => configureWireguard(socket, settings), START_MS)
       }),
   })
+}
+
+/** What a client of the WireGuard protocol is told. */
+export interface WireguardSettings {
+  /** In hexadecimal digits, as all keys. */
+  readonly secret: string
+  readonly peerKey: string
+  /** `ADDRESS:PORT`. */
+  readonly endpoint: string
+  /** Inner address with the length of its network's prefix. */
+  readonly address: string
+  readonly mtu: number
+  /** What goes through the tunnel, in CIDR notation. */
+  readonly target: string
+}
+
+/** The same program alone, as a client of somebody else, on a machine that is there. */
+export async function wireguardGoClient(
+  place: Place,
+  { secret, peerKey, endpoint, address, mtu, target }: WireguardSettings,
+): Promise<AsyncDisposable & { readonly about: string }> {
+  const [program] = await goPrograms(WIREGUARD_GO)
+  await using made = new AsyncDisposableStack()
+  const folder = await mkdtemp(join(tmpdir(), 'weft-bench-'))
+  made.defer(() => rm(folder, { recursive: true }))
+  await chmod(folder, 0o755)
+  const side = await newSide(made, { index: 0, place, folder: join(folder, 'client') })
+  await mkdir(join(side.folder, 'wireguard'))
+  await side.start([...words(program), '-f', DEVICE])
+  const settings = [
+    `private_key=${secret}`,
+    `public_key=${peerKey}`,
+    `endpoint=${endpoint}`,
+    `allowed_ip=${target}`,
+  ]
+  const socket = join(side.folder, `wireguard/${DEVICE}.sock`)
+  await eventually(() => configureWireguard(socket, settings), START_MS)
+  await place.ip(
+    `link set ${DEVICE} mtu ${mtu} txqueuelen ${DEVICE_QUEUE_PACKETS} up`,
+    `address add ${address} dev ${DEVICE}`,
+    `route replace ${target} dev ${DEVICE}`,
+  )
+  const owned = made.move()
+  return {
+    about: `${version(program)}, its defaults, MTU ${mtu}`,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  }
 }
 
 export async function nebula(prefix: string): Promise<TunnelPeer> {
