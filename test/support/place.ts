@@ -67,12 +67,12 @@ export class Running implements AsyncDisposable {
   /** Waits until it has written a line that contains `text`. */
   async until(text: string, timeoutMs: number = TIMEOUT_MS): Promise<void> {
     const giveUpAt = Date.now() + timeoutMs
-    while (!this.#lines.some((line) => line.includes(text))) {
-      if (
-        this.#child.exitCode !== null ||
-        this.#child.signalCode !== null ||
-        Date.now() > giveUpAt
-      ) {
+    const hasSaid = (): boolean => this.#lines.some((line) => line.includes(text))
+    while (!hasSaid()) {
+      const hasEnded = this.#child.exitCode !== null || this.#child.signalCode !== null
+      // What it wrote last may be on its way still.
+      if (hasEnded) await this.#ended
+      if ((hasEnded || Date.now() > giveUpAt) && !hasSaid()) {
         throw new Error(`${this.#child.spawnargs.join(' ')} did not say ${text}: ${this.#stderr}`)
       }
       await new Promise((resolve) => setTimeout(resolve, 5))

@@ -1,0 +1,62 @@
+import type { Lab } from '@weft/lab'
+import { NewPlace } from '../../support/place.ts'
+import { type Probe, type Received, send, startReceiver } from '../../support/probe.ts'
+import { at, PREFIX } from './lab.ts'
+import { socketAddress } from './traffic.ts'
+
+const PORT = 5310
+const RATE = 2000
+
+/** Counts at `NETWORK/ENDPOINT` what has the label of its network, and what has another one. */
+export async function listenFor(lab: Lab, name: string, label: number): Promise<Probe<Received>> {
+  return await startReceiver(at(lab, name), { listen: `[::]:${PORT}`, label })
+}
+
+/** Every call is a flow of its own at the receiver. */
+let nextFlow = 0
+
+export async function sendLabelled(
+  lab: Lab,
+  name: string,
+  label: number,
+  address: string,
+  count: number,
+): Promise<void> {
+  await send(at(lab, name), {
+    to: socketAddress(address, PORT),
+    rate: RATE,
+    count,
+    label,
+    'first-flow': nextFlow++,
+  })
+}
+
+/** Endpoints with one MAC and address in several networks, each at a host, made and removed until told to stop. */
+export function comeAndGo(
+  lab: Lab,
+  where: readonly (readonly [network: string, host: string])[],
+): { readonly stop: () => Promise<number> } {
+  const end = new AbortController()
+  let count = 0
+  const cycle = async (network: string, host: string): Promise<void> => {
+    const ref = { tenant: lab.plan.tenantOfNetwork(network), network, endpoint: 'guest' }
+    await using place = await NewPlace.make(`${PREFIX}-${network}-guest`)
+    while (!end.signal.aborted) {
+      await lab.client.endpoints.create(ref)
+      await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
+      await lab.client.host(host).detach(ref)
+      await lab.client.endpoints.delete(ref)
+      count++
+    }
+  }
+  const done = Promise.all(where.map(([network, host]) => cycle(network, host)))
+  // What goes wrong meanwhile is told by `stop`.
+  done.catch(() => {})
+  return {
+    stop: async () => {
+      end.abort()
+      await done
+      return count
+    },
+  }
+}
