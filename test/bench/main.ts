@@ -1,8 +1,10 @@
 /**
  * `npm run bench [-- NAME…] [--json FILE] [--runs N] [--peers-only]`: measures us and our peers in one run and holds the figures
  * against the bars. Ends with 1 if a bar is missed. The peers of `sealed` can be measured alone, without a lab.
+ *
+ * `npm run bench -- --table FILE` measures nothing: it prints what a run wrote to the file as the README has it.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { type Lab, type LabOptions, startLab } from '@weft/lab'
@@ -15,6 +17,7 @@ import { idleMemory } from './idle-memory.ts'
 import type { Rounds } from './interleaved.ts'
 import { join } from './join.ts'
 import { describeMachine } from './machine.ts'
+import { formatMarkdown, type Run } from './markdown.ts'
 import { mutualTls } from './mutual-tls.ts'
 import { renewals } from './renewals.ts'
 import { formatNotes, formatTable, type Result } from './result.ts'
@@ -77,13 +80,16 @@ const { values, positionals } = parseArgs({
     json: { type: 'string' },
     runs: { type: 'string', default: String(RUNS) },
     'peers-only': { type: 'boolean', default: false },
+    table: { type: 'string' },
   },
 })
 const runs = Number(values.runs)
 const isPeersOnly = values['peers-only']
 const known = isPeersOnly ? Object.keys(BENCHES_OF_PEERS) : NAMES
 const unknown = positionals.filter((name) => !known.includes(name))
-if (unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
+if (values.table !== undefined) {
+  console.log(formatMarkdown(JSON.parse(readFileSync(values.table, 'utf8')) as Run))
+} else if (unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
   console.error(
     unknown.length > 0
       ? `error: no bench${isPeersOnly ? ' of peers' : ''} is called ${unknown.join(', ')}`
@@ -134,7 +140,8 @@ async function main(
     results.push(...(await runAll(benches, names, { ...context, lab })))
   }
   if (jsonFile !== undefined) {
-    writeFileSync(jsonFile, `${JSON.stringify({ machine, results }, undefined, 2)}\n`)
+    const run: Run = { machine, results }
+    writeFileSync(jsonFile, `${JSON.stringify(run, undefined, 2)}\n`)
   }
   const bars = results.filter(({ bar }) => bar !== null)
   const missed = bars.filter(({ pass }) => !pass)
