@@ -160,15 +160,20 @@ export class Arrivals implements AsyncDisposable {
     this.#places = places
   }
 
-  /** @param names as `NETWORK/ENDPOINT` */
-  static async watch(lab: Lab, names: readonly string[]): Promise<Arrivals> {
+  /**
+   * @param names as `NETWORK/ENDPOINT`
+   * @param source the address whose packets are counted, by default those of all
+   */
+  static async watch(lab: Lab, names: readonly string[], source?: string): Promise<Arrivals> {
     const places = names.map((name) => at(lab, name))
+    const meant =
+      source === undefined ? 'meta protocol != arp meta l4proto != icmpv6' : `ip saddr ${source}`
     for (const place of places) {
       for (const line of [
         `add table netdev ${ARRIVALS}`,
         `add counter netdev ${ARRIVALS} come`,
         `add chain netdev ${ARRIVALS} in { type filter hook ingress device eth0 priority 0; }`,
-        `add rule netdev ${ARRIVALS} in meta protocol != arp meta l4proto != icmpv6 counter name come`,
+        `add rule netdev ${ARRIVALS} in ${meant} counter name come`,
       ]) {
         await place.mustRun(['nft', line])
       }

@@ -61,7 +61,7 @@ export class Rogue implements AsyncDisposable {
 
   /**
    * Takes the place of a host's shuttle, which does not run, and talks to another host under a tunnel key, by default the one
-   * of the host whose place it takes.
+   * of the host whose place it takes. Several at one host are told apart by their index.
    */
   static async start(
     lab: Lab,
@@ -70,14 +70,15 @@ export class Rogue implements AsyncDisposable {
     saying: Saying,
     folder: PrivateFolder,
     secret: string = tunnelKeysOf(lab, host).secret,
+    index: number = 0,
   ): Promise<Rogue> {
     const plan = folder.write(
-      'plan.json',
+      `plan-${index}.json`,
       JSON.stringify({
         ...saying,
         privateKey: secret,
         peerKey: tunnelKeysOf(lab, to).open,
-        listen: `0.0.0.0:${SEALED_PORT}`,
+        listen: `0.0.0.0:${SEALED_PORT + index}`,
         to: `${underlayOf(lab, to)}:${SEALED_PORT}`,
       }),
     )

@@ -1,17 +1,16 @@
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import test from 'node:test'
 import type { Lab } from '@weft/lab'
 import { formatMacAddress } from '@weft/net'
-import { ROOT } from '../../check/repository.ts'
 import { eventually } from '../../support/eventually.ts'
 import { udp4 } from '../../support/frames.ts'
 import { ping } from '../../support/probe.ts'
 import { Arrivals, sealedCounts } from '../support/evil.ts'
-import { at, isTorture, scaled, sharedLab } from '../support/lab.ts'
+import { at, isTorture, scaled } from '../support/lab.ts'
 import { comeAndGo, listenFor, sendLabelled } from '../support/labelled.ts'
 import { PrivateFolder } from '../support/members.ts'
 import { Rogue } from '../support/rogue.ts'
+import { tenantsLab } from '../support/tenants.ts'
 
 /** Network `netN` is of `tenantN`: `one` at alpha, `two` at beta, or at gamma in the last two. */
 const NETWORKS = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -122,10 +121,6 @@ test('a captured host that stamps its frames with networks of others reaches non
   // Others say something of themselves now and then that is dropped for the same reason.
   assert.ok(spoofed.dropped >= SAID, `${spoofed.dropped} of ${SAID} are accounted for`)
 })
-
-function tenantsLab(): Promise<Lab> {
-  return sharedLab({ topology: join(ROOT, 'test/e2e/tenants/topology.yaml') })
-}
 
 /** `one` and `two` of a network know the way, both ways. */
 async function untilAnswered(lab: Lab, number: number): Promise<void> {
