@@ -1,20 +1,18 @@
 /** Programs of others that join two hosts by a tunnel, with the settings that their authors recommend for speed. */
 import { generateKeyPairSync, X509Certificate } from 'node:crypto'
-import { once } from 'node:events'
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
+import { CONFINED_OWNER, confined } from '../support/confined.ts'
 import { eventually } from '../support/eventually.ts'
 import { mustRun, type Place } from '../support/place.ts'
-import { debianProgram, goPrograms, PROGRAMS, type Program, WIREGUARD_GO } from './peer-programs.ts'
+import { configureWireguard, wireguardGoProgram } from '../support/wireguard-go.ts'
+import { debianProgram, goPrograms, PROGRAMS, type Program } from './peer-programs.ts'
 import { INNER, MTU, type Peer, peer, twoHosts, UNDERLAY } from './peers.ts'
 
 const DEVICE = 'vpn0'
 /** The default of most programs, 500 or 100, is less than what a sender hands over at once. */
 const DEVICE_QUEUE_PACKETS = 1000
-const NOBODY = 65_534
 const START_MS = 15_000
 const LOG_TAIL_LINES = 8
 /** Full packets at first: by their end everybody knows the path's MTU. Until then some send them over TCP. */
@@ -48,7 +46,7 @@ interface Tunnel {
 /** WireGuard in user space; it hands rows of datagrams to the kernel at once where the kernel takes them. */
 export async function wireguardGo(prefix: string): Promise<TunnelPeer> {
   const PORT = 51_820
-  const [program] = await goPrograms(WIREGUARD_GO)
+  const program = await wireguardGoProgram()
   const keys = [x25519(), x25519()]
   return await joinHosts(prefix, {
     name: 'wireguard-go',
@@ -89,7 +87,7 @@ export async function wireguardGoClient(
   place: Place,
   { secret, peerKey, endpoint, address, mtu, target }: WireguardSettings,
 ): Promise<AsyncDisposable & { readonly about: string }> {
-  const [program] = await goPrograms(WIREGUARD_GO)
+  const program = await wireguardGoProgram()
   await using made = new AsyncDisposableStack()
   const folder = await mkdtemp(join(tmpdir(), 'weft-bench-'))
   made.defer(() => rm(folder, { recursive: true }))
@@ -279,18 +277,6 @@ async function joinHosts(prefix: string, { name, about, start }: Tunnel): Promis
   return { ...peer(name, made, one, two, [one, two]), about: `${about}, ${same}` }
 }
 
-/** Mounts what a program needs in a namespace of its own, and gives up everything but the capability to configure the network. */
-const CONFINE = `
-mount --bind "$0" /run
-mount --bind "$1" /run/programs
-mount -t tmpfs -o mode=755,size=4k,nosuid,noexec tun /dev/net
-mknod -m 666 /dev/net/tun c 10 200
-shift
-exec setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups --no-new-privs --pdeathsig KILL \
-  --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin --bounding-set=-all,+net_admin \
-  -- "$@" >>/run/log 2>&1
-`
-
 async function newSide(
   made: AsyncDisposableStack,
   { index, place, folder }: Pick<Side, 'index' | 'place' | 'folder'>,
@@ -299,9 +285,8 @@ async function newSide(
   const [first, second] = UNDERLAY
   const [own, other] = index === 0 ? [first, second] : [second, first]
   const start = async (argv: readonly string[]): Promise<void> => {
-    await mustRun(['chown', '-R', `${NOBODY}:${NOBODY}`, folder])
-    const confine = ['unshare', '--mount', 'sh', '-e', '-c', CONFINE, folder, PROGRAMS]
-    made.use(place.start([...confine, ...argv]))
+    await mustRun(['chown', '-R', CONFINED_OWNER, folder])
+    made.use(place.start(confined(folder, argv)))
   }
   return { index, place, own, other, folder, start }
 }
@@ -328,15 +313,6 @@ async function onEach(
 async function lastLines({ folder }: Side): Promise<string> {
   const log = await readFile(join(folder, 'log'), 'utf8').catch(() => 'it has said nothing')
   return log.trimEnd().split('\n').slice(-LOG_TAIL_LINES).join('\n')
-}
-
-/** Speaks the configuration protocol of WireGuard in user space, over its socket. */
-async function configureWireguard(path: string, settings: readonly string[]): Promise<void> {
-  const socket = connect(path)
-  await once(socket, 'connect')
-  socket.end(lines(['set=1', ...settings, '']))
-  const answer = await text(socket)
-  if (!answer.startsWith('errno=0\n')) throw new Error(`wireguard-go answers ${answer.trim()}`)
 }
 
 /** A key pair in hexadecimal digits. */

@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process'
 import { basename, dirname, join } from 'node:path'
 import { removeLab } from '@weft/lab'
-import { goPrograms, MissingPeerError, PROGRAMS, WIREGUARD_GO } from '../bench/peer-programs.ts'
+import { MissingPeerError, PROGRAMS } from '../bench/peer-programs.ts'
 import { ROOT, trackedFiles } from '../check/repository.ts'
+import { wireguardGoProgram } from '../support/wireguard-go.ts'
 import { addCounts, type Counts, countCargoTests, NOTHING } from './counts.ts'
 import { runNodeTests } from './node-tests.ts'
 import { runGroup as superviseGroup } from './supervise.ts'
@@ -88,8 +89,8 @@ async function runInteropInFull(names: readonly string[]): Promise<Counts> {
 /** Where tests find programs of others; without one they are skipped, with the reason. */
 async function peers(): Promise<{ readonly [name: string]: string }> {
   try {
-    const [program] = await goPrograms(WIREGUARD_GO)
-    return { WEFT_WIREGUARD_GO: program?.argv(PROGRAMS)[0] ?? '' }
+    const program = await wireguardGoProgram()
+    return { WEFT_WIREGUARD_GO: program.argv(PROGRAMS)[0] ?? '' }
   } catch (error) {
     if (!(error instanceof MissingPeerError)) throw error
     console.log(`skip  ${INTEROP}: ${error.message}`)
