@@ -126,9 +126,7 @@ impl Sealing {
     /// Takes peers that the tables have now.
     pub(crate) fn put(&self, changes: Changes) {
         let mut core = self.core();
-        for (host_id, peer) in &changes.put {
-            core.expel_impostors(*host_id, &peer.config.public_key);
-        }
+        core.expel_impostors(&changes.put);
         let Core { peers, running } = &mut *core;
         for (host_id, peer) in changes.put {
             let vnis = self.plane.sealed_vnis(host_id);

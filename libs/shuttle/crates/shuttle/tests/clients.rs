@@ -220,6 +220,11 @@ fn address(subject: Subject) -> Ipv4Addr {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_and_endpoints_here_and_elsewhere_reach_each_other() {
     let Some(mut lab) = Lab::start().await else { return };
+    // Nothing waits for one that has not come yet, and nothing is sent to nowhere.
+    let words = format!("ping -n -c 1 -W 1 {}", PHONE.ipv4());
+    let output = lab.world.spawn_inside(WEB.name, &words).wait_with_output().unwrap();
+    assert_eq!(received(&output), 0);
+    lab.until_told("idle", |told| told[&PHONE.id].state() == ConnectionState::Idle).await;
     let (phone, laptop) = (lab.phone(), lab.laptop());
     for (sequence, target) in [WEB, API, WEB, API].into_iter().enumerate() {
         phone.ping(&target.ipv4(), u16::try_from(sequence).unwrap());

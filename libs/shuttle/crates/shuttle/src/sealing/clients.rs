@@ -1,13 +1,13 @@
 //! `WireGuard` clients: peers that come by themselves, each as the port of an endpoint. Beside hosts
 //! they go by the number that stands in for an ifindex.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use weft_abi::{client_endpoint, client_number};
+use weft_abi::{CLIENT_BIT, client_endpoint, client_number};
 use weft_tunnel::PEERS_MAX;
 
 use super::parse::SealedPeer;
@@ -82,17 +82,18 @@ impl Sealing {
 }
 
 impl Core {
-    /// Makes room for a host whose key a client claims: only one of them can have it, and anybody may
-    /// have attached the other.
-    pub(super) fn expel_impostors(&mut self, host_id: u32, key: &[u8; 32]) {
-        let Some(number) = holder(&self.peers, key).filter(|number| *number != host_id) else {
-            return;
-        };
-        if let Some(endpoint_id) = client_endpoint(number) {
-            self.remove(number);
+    /// Makes room for hosts whose keys clients claim: only one of the two can have a key, and anybody
+    /// may have attached the other.
+    pub(super) fn expel_impostors(&mut self, hosts: &BTreeMap<u32, SealedPeer>) {
+        let clients = self.peers.range(CLIENT_BIT..);
+        let by_key: HashMap<[u8; 32], u32> =
+            clients.map(|(number, client)| (client.peer.config.public_key, *number)).collect();
+        for (host_id, host) in hosts {
+            let Some(number) = by_key.get(&host.config.public_key) else { continue };
+            self.remove(*number);
             log::warn(
                 "a client has the key of a host, and is answered no more",
-                json!({ "endpoint_id": endpoint_id, "host_id": host_id }),
+                json!({ "endpoint_id": client_endpoint(*number), "host_id": host_id }),
             );
         }
     }
