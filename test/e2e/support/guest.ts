@@ -1,6 +1,16 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chmod, copyFile, mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises'
+import {
+  chmod,
+  copyFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -11,17 +21,12 @@ import { mustRun, type Place, run } from '../../support/place.ts'
 const INIT = join(dirname(fileURLToPath(import.meta.url)), 'guest-init.sh')
 const PARTS = join(ROOT, '.tools/guest')
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64'
-/** What the kernel's package has as modules, in the order in which they need each other. */
-const MODULES = [
-  'drivers/virtio/virtio_ring',
-  'drivers/virtio/virtio',
-  'drivers/virtio/virtio_pci_legacy_dev',
-  'drivers/virtio/virtio_pci_modern_dev',
-  'drivers/virtio/virtio_pci',
-  'net/core/failover',
-  'drivers/net/net_failover',
-  'drivers/net/virtio_net',
-] as const
+/** Which of its kernel's modules a guest has, besides those that they need. */
+const MODULES = ['virtio_pci', 'virtio_net', 'wireguard'] as const
+/** Programs of packages beside busybox, and the libraries that they need. */
+const FILES = ['usr/bin/wg'] as const
+const LIBRARIES = ['lib/x86_64-linux-gnu/libc.so.6', 'lib64/ld-linux-x86-64.so.2'] as const
+const FILE_PACKAGES = ['wireguard-tools', 'libc6'] as const
 const MEMORY_MIB = 256
 const FETCH_TIMEOUT_MS = 300_000
 const BOOT_TIMEOUT_MS = 60_000
@@ -31,7 +36,7 @@ const COMMAND_TIMEOUT_MS = 60_000
 export interface GuestParts {
   /** Root of unpacked packages whose programs run here: QEMU and cpio, as far as the machine lacks them. */
   readonly outside: string
-  /** Folder of `vmlinuz`, `busybox` and the modules, which the guest gets. */
+  /** Folder of `vmlinuz`, `busybox` and `files`, which the guest gets. */
   readonly inside: string
 }
 
@@ -51,7 +56,8 @@ export interface GuestOptions {
  */
 export async function provideGuestParts(): Promise<GuestParts | { readonly missing: string }> {
   if (process.arch !== 'x64') return { missing: `the guest is one for x86-64, not ${process.arch}` }
-  if (!existsSync(PARTS)) {
+  if (!existsSync(join(PARTS, 'inside/files', FILES[0]))) {
+    await rm(PARTS, { recursive: true, force: true })
     const folder = `${PARTS}.new`
     let missing = await download(folder)
     if (missing !== undefined) {
@@ -161,7 +167,7 @@ async function download(folder: string): Promise<string | undefined> {
   const install = ['install', '-y', '--download-only', '--no-install-recommends']
   return (
     (await aptGet(folder, ['-o', cache, ...install, 'qemu-system-x86', 'cpio'])) ??
-    (await aptGet(folder, ['download', kernel, 'busybox-static']))
+    (await aptGet(folder, ['download', kernel, 'busybox-static', ...FILE_PACKAGES]))
   )
 }
 
@@ -187,11 +193,51 @@ async function unpack(folder: string): Promise<void> {
   const release = (await readdir(join(root, 'lib/modules')))[0] ?? ''
   await copyFile(join(root, 'boot', `vmlinuz-${release}`), join(inside, 'vmlinuz'))
   await copyFile(join(root, 'bin/busybox'), join(inside, 'busybox'))
-  for (const module of MODULES) {
-    const source = join(root, 'lib/modules', release, 'kernel', `${module}.ko`)
-    await copyFile(source, join(inside, `${basename(module)}.ko`))
+  const files = join(inside, 'files')
+  for (const name of ['modules/00', ...FILES, ...LIBRARIES]) {
+    await mkdir(dirname(join(files, name)), { recursive: true })
+  }
+  const modules = await inOrder(join(root, 'lib/modules', release, 'kernel'), MODULES)
+  for (const [index, path] of modules.entries()) {
+    const name = `${String(index).padStart(2, '0')}-${basename(path)}`
+    await copyFile(path, join(files, 'modules', name))
+  }
+  for (const name of FILES) await copyFile(join(root, name), join(files, name))
+  for (const name of LIBRARIES) {
+    const folders = ['usr/lib', 'lib'].map((each) => join(root, each, 'x86_64-linux-gnu'))
+    const source = folders.map((each) => join(each, basename(name))).find(existsSync)
+    if (source === undefined) throw new Error(`no package has ${name}`)
+    await copyFile(source, join(files, name))
   }
   await rm(root, { recursive: true })
+}
+
+/** Paths of modules and of what they need, each after what it needs: what that is stands in the module itself. */
+async function inOrder(folder: string, names: readonly string[]): Promise<string[]> {
+  const found = new Map<string, string>()
+  for (const path of await readdir(folder, { recursive: true })) {
+    if (path.endsWith('.ko')) found.set(moduleName(basename(path, '.ko')), join(folder, path))
+  }
+  const ordered = new Set<string>()
+  const add = async (name: string): Promise<void> => {
+    const path = found.get(moduleName(name))
+    // It is a part of the kernel.
+    if (path === undefined || ordered.has(path)) return
+    const content = (await readFile(path)).toString('latin1')
+    const needed = /\0depends=([^\0]*)\0/.exec(content)?.[1] ?? ''
+    for (const other of needed.split(',')) await add(other)
+    ordered.add(path)
+  }
+  for (const name of names) {
+    if (!found.has(moduleName(name))) throw new Error(`the kernel has no module ${name}`)
+    await add(name)
+  }
+  return [...ordered]
+}
+
+/** Modules need each other under names with either. */
+function moduleName(name: string): string {
+  return name.replaceAll('-', '_')
 }
 
 /** Unpacks the packages in a folder, and removes them. */
@@ -206,14 +252,11 @@ async function unpackAll(folder: string, root: string): Promise<void> {
 /** Makes the archive of files from which the guest runs. */
 async function buildImage(folder: string, { outside, inside }: GuestParts): Promise<string> {
   const root = join(folder, 'root')
-  for (const name of ['bin', 'modules']) await mkdir(join(root, name), { recursive: true })
+  await cp(join(inside, 'files'), root, { recursive: true })
+  await mkdir(join(root, 'bin'))
   await copyFile(INIT, join(root, 'init'))
   await chmod(join(root, 'init'), 0o755)
   await copyFile(join(inside, 'busybox'), join(root, 'bin/busybox'))
-  for (const [index, module] of MODULES.entries()) {
-    const name = `${basename(module)}.ko`
-    await copyFile(join(inside, name), join(root, 'modules', `${index}-${name}`))
-  }
   const image = join(folder, 'initrd')
   const script = 'cd "$0" && find . | cpio --quiet --create --format=newc --file="$1"'
   await mustRun([...withParts(outside), 'sh', '-c', script, root, image])
