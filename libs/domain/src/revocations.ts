@@ -8,10 +8,13 @@ export function hearRevocations(
   bus: Pick<Bus, 'subscribe'>,
   credentials: Pick<OwnCredentials, 'noteRevocations'>,
   events: { revocationsRefused(error: WeftError): void },
+  /** Called with what the directory signed, news or not, after it was taken in. */
+  onHeard: (statement: Signed) => void = () => undefined,
 ): AsyncDisposable {
   return bus.subscribe(busEvents.keyRevoked.pattern(), Signed, async (statement) => {
     try {
       await credentials.noteRevocations(statement)
+      onHeard(statement)
     } catch (error) {
       events.revocationsRefused(asWeftError(error))
     }

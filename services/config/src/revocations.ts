@@ -14,6 +14,8 @@ import type { Replica } from './replica.ts'
 const HOUR_MS = 3_600_000
 /** 45 bytes each, so a statement has up to 45 KiB; of more the newest, for who hears of them keeps what was told before. */
 export const TOLD_MAX = 1_000
+/** 49 bytes each at most, so a brief statement has less than the 1,024 bytes that hosts pass on inside their tunnels. */
+export const BRIEF_MAX = 16
 /** A host's login to the bus ends by itself after a day. */
 const BUS_REFUSED_FOR_MS = 25 * HOUR_MS
 /** The server takes no more (`REVOKED_USERS_MAX` of `@weft/bus/operator`). */
@@ -48,8 +50,8 @@ interface RevokerOptions {
 
 /**
  * Tells everybody which keys are void, as soon as this replica knows: whichever replica wrote it, each one tells, so that the
- * death of one delays nothing. A statement names the newest ones, and who hears it keeps what was told before. Users of the bus
- * are refused there too.
+ * death of one delays nothing. A statement names the newest ones, and who hears it keeps what was told before. A long one is
+ * followed by a brief one, for hosts to pass on to those who hear nothing. Users of the bus are refused there too.
  */
 export class Revoker implements AsyncDisposable {
   readonly #options: RevokerOptions
@@ -151,7 +153,12 @@ export class Revoker implements AsyncDisposable {
   #publish(inForce: readonly VoidKey[]): void {
     const { bus, replicaId, events } = this.#options
     const { number, keys, statement } = this.#statement(inForce)
-    bus.publish(busEvents.keyRevoked.subject(replicaId, number), Signed, statement)
+    const subject = busEvents.keyRevoked.subject(replicaId, number)
+    bus.publish(subject, Signed, statement)
+    if (keys > BRIEF_MAX) {
+      const brief = hostsFirst(inForce).slice(0, BRIEF_MAX)
+      bus.publish(subject, Signed, this.#statement(brief).statement)
+    }
     events.revocationsTold(keys, number)
     // On disk without waiting for the next look: it is what a store that comes from a backup does not know.
     this.#isStale = true
@@ -236,6 +243,14 @@ function inForceAt(voidKeys: readonly VoidKey[], nowMs: number): VoidKey[] {
         Number(a.isReplaced ?? false) - Number(b.isReplaced ?? false) ||
         b.revokedAtUnixMs - a.revokedAtUnixMs,
     )
+}
+
+/** Hosts are the ones whom hosts talk to. */
+function hostsFirst(voidKeys: readonly VoidKey[]): VoidKey[] {
+  return [
+    ...voidKeys.filter(({ hostId }) => hostId !== 0),
+    ...voidKeys.filter(({ hostId }) => hostId === 0),
+  ]
 }
 
 function isRevocation(change: Change): boolean {

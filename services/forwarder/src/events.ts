@@ -48,6 +48,12 @@ const revocationsRefusedTotal = counter({
   help: 'Messages about void keys that the directory did not sign',
 })
 
+const revocationsPassedTotal = counter<'outcome'>({
+  name: 'weft_forwarder_revocations_passed_total',
+  help: 'Statements about void keys that other hosts passed on inside the tunnels and the directory signed, by outcome: news, known',
+  labels: ['outcome'],
+})
+
 const KEYS_LOGGED =
   'the keys of all sealed connections are written to a file: whoever reads it reads all traffic and can pass for this host'
 
@@ -100,11 +106,18 @@ export class Events {
     this.#warnings.warn('rows', { reason, key }, 'a row was refused, and nothing changed')
   }
 
-  revocationsRefused({ code, message }: WeftError): void {
+  /** `isNews`: it names keys of which this host did not know. */
+  revocationsPassed(peerId: number, isNews: boolean): void {
+    revocationsPassedTotal.add(1, { outcome: isNews ? 'news' : 'known' })
+    if (isNews) this.#log.warn({ peerId }, 'a host passed on that keys are void')
+  }
+
+  /** `peerId`: who passed it on; undefined for the bus. */
+  revocationsRefused({ code, message }: WeftError, peerId?: number): void {
     revocationsRefusedTotal.add(1, {})
     this.#warnings.warn(
       'revocations',
-      { code, problem: message },
+      { code, problem: message, ...(peerId === undefined ? {} : { peerId }) },
       'a message about void keys was refused',
     )
   }

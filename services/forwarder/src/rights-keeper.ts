@@ -21,6 +21,8 @@ export class RightsKeeper {
   readonly #clockFile: StateFile
   readonly #events: Events
   readonly #clock: RightsClock
+  #newestSignedMs: number
+  #trusted: { readonly signedMs: number; readonly atMs: number } | undefined
 
   constructor(options: {
     readonly member: Member
@@ -34,7 +36,8 @@ export class RightsKeeper {
     this.#rows = options.rows
     this.#clockFile = options.clockFile
     this.#events = options.events
-    const floorMs = Math.max(options.clockFloorMs, signedAtMs(this.#member))
+    this.#newestSignedMs = signedAtMs(this.#member)
+    const floorMs = Math.max(options.clockFloorMs, this.#newestSignedMs)
     this.#clock = new RightsClock(floorMs, Date.now(), machineMs())
   }
 
@@ -52,7 +55,20 @@ export class RightsKeeper {
 
   /** The certificate may be another one: the time at which it was signed has come. */
   noteCertificate(): void {
-    this.#clock.noteSigned(signedAtMs(this.#member))
+    const signedMs = signedAtMs(this.#member)
+    this.#clock.noteSigned(signedMs)
+    if (signedMs <= this.#newestSignedMs) return
+    this.#newestSignedMs = signedMs
+    this.#trusted = { signedMs, atMs: machineMs() }
+  }
+
+  /**
+   * The time by the control plane, which the clock of this machine has no part in: when it signed the last certificate that came
+   * meanwhile, and what has passed since. Some minutes behind, for certificates begin before they are issued. Undefined until one
+   * has come: how old one is that was there at the start nobody can tell.
+   */
+  trustedMs(): number | undefined {
+    return this.#trusted && this.#trusted.signedMs + machineMs() - this.#trusted.atMs
   }
 
   /** Keys have become void: takes away the peers that had them. */

@@ -11,6 +11,7 @@ import { SealedStates } from './domain/open-connections.ts'
 import type { SwitchTable } from './domain/switch-table.ts'
 import type { Events } from './events.ts'
 import { Coalesced, pause } from './loop.ts'
+import type { RevocationPasser } from './revocation-passer.ts'
 
 /** The shuttle measures its ciphers meanwhile, some 20 ms. */
 const TIMEOUT_MS = 2_000
@@ -91,6 +92,7 @@ export class Sealing {
           this.states.begin()
           for await (const said of this.#options.client.watchSealed({}, { signal })) {
             this.states.apply(said)
+            await this.#options.revocations.hear(said.revocations)
             attempt = 0
           }
         } catch {
@@ -112,12 +114,13 @@ export class Sealing {
       const isOver = this.#previous !== undefined && this.#previous.untilMs <= nowMs()
       if (isOver) this.#previous = undefined
       if (isOver || this.#isBehind) await untraced(() => this.configure())
+      await this.#options.revocations.tellAgain()
       if (table.hasChanges) onChanged()
     }
   }
 
   async #configure(): Promise<void> {
-    const { client, rows, table, switches, events } = this.#options
+    const { client, rows, table, switches, trustedMs, revocations, events } = this.#options
     const { self } = rows
     const key = this.#key
     // Without rows nothing is reached anyway.
@@ -138,6 +141,7 @@ export class Sealing {
           keyLogPath,
           offloadsOff: [...offloadsOff],
           chacha20Only,
+          trustedUnixMs: BigInt(Math.round(trustedMs() ?? 0)),
         },
         { timeoutMs: TIMEOUT_MS },
       )
@@ -148,6 +152,8 @@ export class Sealing {
       this.#isShuttleNew = false
       this.#isBehind = false
       table.setSealing(true)
+      // The transport may be another one than before, which knows nothing of them.
+      void revocations.tell()
       events.sealingConfigured(said.listenPort, said.keyLogged)
     } catch (error) {
       const { message, code } = asWeftError(error)
@@ -171,5 +177,8 @@ interface SealingOptions {
   readonly switches: SealingSwitches
   /** The time by which keys end, in milliseconds since 1970. */
   readonly nowMs: () => number
+  /** The time that the control plane signed lately, as it is now; undefined where it is not known. */
+  readonly trustedMs: () => number | undefined
+  readonly revocations: Pick<RevocationPasser, 'hear' | 'tell' | 'tellAgain'>
   readonly events: Events
 }

@@ -7,6 +7,7 @@ import { hearRevocations } from '@weft/domain/revocations'
 import { asWeftError } from '@weft/errors'
 import { publicKeyOf, type ServiceName } from '@weft/identity'
 import { ConfigServiceService } from '@weft/proto/weftline/config/v1/config_service.ts'
+import type { Signed } from '@weft/proto/weftline/identity/v1/identity.ts'
 import { LocationServiceService } from '@weft/proto/weftline/location/v1/location.ts'
 import { RoutingServiceService } from '@weft/proto/weftline/routing/v1/routing.ts'
 import type { Port as ShuttlePort } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
@@ -39,6 +40,7 @@ import { hostIdOf, type Member, openMember, placesOf } from './member.ts'
 import { observeHost } from './metrics.ts'
 import { Misses } from './misses.ts'
 import { PortDesk } from './port-desk.ts'
+import { RevocationPasser } from './revocation-passer.ts'
 import { RightsKeeper } from './rights-keeper.ts'
 import { RowGate, untrustedRows } from './row-gate.ts'
 import { hostApi, hostApiBeforeJoin } from './rpc.ts'
@@ -234,6 +236,7 @@ export async function startOn(
     resolutions,
     decisions,
   })
+  const revocations = new RevocationPasser({ client: sealingClient, member, events })
   const sealing = new Sealing({
     client: sealingClient,
     rows,
@@ -241,6 +244,8 @@ export async function startOn(
     tunnelKey: () => member.tunnelKey,
     switches: config.sealing,
     nowMs: rightsNowMs,
+    trustedMs: () => rights.trustedMs(),
+    revocations,
     events,
   })
   table.endTunnelKeys(rightsNowMs())
@@ -361,6 +366,8 @@ export async function startOn(
     member.onChange((what) => {
       if (what === 'revoked') return onTouched(rights.reviewRevocations())
       rights.noteCertificate()
+      // What the time is the shuttle hears too.
+      inBackground(() => sealing.configure())
       const key = publicKeyOf(member.identityKey)
       if (key.equals(saidBy)) return
       saidBy = key
@@ -438,6 +445,7 @@ export async function startOn(
       gate,
       locations,
       reporter,
+      revocations,
       onBus,
       onTouched,
       events,
@@ -598,6 +606,7 @@ async function followBus(options: {
   readonly gate: RowGate
   readonly locations: Locations
   readonly reporter: ConnectionReporter
+  readonly revocations: RevocationPasser
   readonly onBus: Dependency
   readonly onTouched: (touched: readonly RowsTouched[]) => void
   readonly events: Events
@@ -605,6 +614,7 @@ async function followBus(options: {
 }): Promise<void> {
   const { openBus, host, member, gate, locations, reporter, onBus, onTouched, events, signal } =
     options
+  const pass = (statement: Signed) => void options.revocations.pass(statement)
   const { hostId, rows, decisions, standing, rightsNowMs: nowMs } = host
   await using bus = await keepTrying(() => openBus(`forwarder-${hostId}`, signal))
   if (!bus) return
@@ -616,7 +626,7 @@ async function followBus(options: {
     decisions.clear()
   })
   await using _rules = watchRules(bus, decisions)
-  await using _revocations = hearRevocations(bus, member, events)
+  await using _revocations = hearRevocations(bus, member, events, pass)
   await Promise.all([
     onBus.keepProbing((probe) => bus.ping(probe), signal),
     locations.run(bus, signal),

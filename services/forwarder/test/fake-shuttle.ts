@@ -65,6 +65,8 @@ export class FakeShuttle {
   /** What it was given for the sealed transport, the last one at the end. */
   readonly configured: ConfigureSealingRequest[] = []
   readonly #sealedWatchers: Set<Outbox<WatchSealedResponse>> = new Set()
+  /** What it was to tell peers of void keys, the last at the end. */
+  readonly toldRevocations: (readonly Buffer[])[] = []
   /** What it says that the sealed transport counted. */
   sealedCounters: SealedCounters | undefined
   #sealedSnapshot: WatchSealedResponse[] = [{ ...NOTHING_SAID, snapshotComplete: true }]
@@ -241,6 +243,10 @@ export class FakeShuttle {
         }
       },
       watchSealed: (_request, { signal }) => this.#watchSealed(signal),
+      tellRevocations: async ({ statements }) => {
+        this.toldRevocations.push(statements)
+        return {}
+      },
     }
   }
 
@@ -417,6 +423,7 @@ const NOTHING_SAID: WatchSealedResponse = {
   goneHostIds: [],
   goneEndpointIds: [],
   observed: undefined,
+  revocations: [],
   snapshotComplete: false,
   revision: 0n,
 }

@@ -5,6 +5,7 @@ import { type Bus, events, memoryBus } from '@weft/bus'
 import {
   generateIdentityKey,
   generateTunnelKey,
+  openStatement,
   privateBytesOf,
   publicKeyOf,
   signStatement,
@@ -232,6 +233,92 @@ describe('a host that seals', () => {
   })
 })
 
+describe('word about void keys', () => {
+  test('goes to the shuttle for its peers as the directory signed it, once', async () => {
+    await using bench = await sealedBench()
+    const { toldRevocations } = bench.host.shuttle
+
+    await bench.revokePeer()
+    await bench.revokePeer()
+
+    await eventually(() => toldRevocations.length === 1)
+    const [bytes, ...others] = toldRevocations[0] ?? []
+    assert(bytes)
+    assert.deepEqual(others, [])
+    const { keys } = openStatement(
+      'revocations',
+      Signed.decode(bytes),
+      Revocations,
+      bench.directoryKey,
+    )
+    assert.deepEqual(keys[0]?.identityKey, publicKeyOf(peerIdentity))
+  })
+
+  test('counts when a peer passes it on as when the bus brings it, and goes further', async () => {
+    await using bench = await sealedBench()
+    const { host } = bench
+    const { shuttle } = host
+    assert.equal(shuttle.sealedPeers().length, 1)
+    const statement = Buffer.from(Signed.encode(bench.revocation()).finish())
+
+    shuttle.saySealed({ revocations: [{ hostId: 77, statement }] })
+
+    await eventually(() => shuttle.sealedPeers().length === 0)
+    await eventually(() => shuttle.toldRevocations.length === 1)
+    assert.deepEqual(shuttle.toldRevocations[0], [statement])
+  })
+
+  test('that the directory did not sign changes nothing and goes no further', async () => {
+    await using bench = await sealedBench()
+    const { shuttle } = bench.host
+    const refused = Buffer.from(
+      Signed.encode(bench.revocation({ signer: generateIdentityKey() })).finish(),
+    )
+
+    const nonsense = Buffer.from('what is this')
+    shuttle.saySealed({
+      revocations: [refused, nonsense].map((statement) => ({ hostId: 77, statement })),
+    })
+    // What is heard is taken in order.
+    const key = publicKeyOf(generateIdentityKey())
+    const good = Buffer.from(Signed.encode(bench.revocation({ key })).finish())
+    shuttle.saySealed({ revocations: [{ hostId: 77, statement: good }] })
+
+    await eventually(() => shuttle.toldRevocations.length === 1)
+    assert.deepEqual(shuttle.toldRevocations[0], [good])
+    assert.equal(shuttle.sealedPeers().length, 1)
+  })
+
+  test('is told again to a shuttle that starts anew', async () => {
+    await using bench = await sealedBench()
+    const { shuttle } = bench.host
+    await bench.revokePeer()
+    await eventually(() => shuttle.toldRevocations.length === 1)
+
+    await shuttle.stop()
+    await shuttle.listen(bench.host.config.shuttle)
+
+    await eventually(() => shuttle.toldRevocations.length === 2)
+    assert.deepEqual(shuttle.toldRevocations[1], shuttle.toldRevocations[0])
+  })
+})
+
+describe('the time that the control plane signed', () => {
+  test('is told to the shuttle once a certificate has come, and not before', async () => {
+    await using bench = await sealedBench()
+    const { shuttle } = bench.host
+    assert.equal(shuttle.configured[0]?.trustedUnixMs, 0n)
+    const notBefore = new Date(Date.now() - 60_000)
+
+    await bench.rotate(generateTunnelKey(), notBefore)
+
+    await eventually(() => shuttle.configured.at(-1)?.trustedUnixMs !== 0n)
+    const aheadMs = Date.now() - Number(shuttle.configured.at(-1)?.trustedUnixMs)
+    // Certificates tell whole seconds.
+    assert(aheadMs >= 60_000 && aheadMs < 120_000, `${aheadMs}`)
+  })
+})
+
 describe('a host that is to seal and cannot', () => {
   test('reaches nobody plain instead, says why, and goes on with what needs no sealing', async () => {
     await using bench = await sealedBench({ canSeal: false })
@@ -290,8 +377,11 @@ interface Bench extends AsyncDisposable {
   /** Of this host, 32 bytes. */
   readonly identityKey: Buffer
   revokePeer(): Promise<void>
+  /** Says that the key of the other host, or `key`, is void; signed by the directory unless given. */
+  revocation(options?: { readonly signer?: KeyObject; readonly key?: Buffer }): Signed
+  readonly directoryKey: Uint8Array
   /** Gives this host a new identity with this tunnel key. */
-  rotate(tunnelKey: KeyObject): Promise<void>
+  rotate(tunnelKey: KeyObject, notBefore?: Date): Promise<void>
 }
 
 /**
@@ -336,29 +426,30 @@ async function sealedBench(
     await eventually(() => shuttle.hasPeer(PEER_ID) && shuttle.sealedWatcherCount > 0)
   }
   const identityKey = control.hostKey
+  const revocation: Bench['revocation'] = ({
+    signer = domain.directoryKey,
+    key = publicKeyOf(peerIdentity),
+  } = {}) => {
+    const keys = [{ identityKey: key, hostId: PEER_ID, revokedAtUnixMs: BigInt(Date.now()) }]
+    const payload = Revocations.encode({ number: 7n, keys }).finish()
+    return signStatement('revocations', payload, signer)
+  }
   const kept = opened.move()
   return {
     host,
     bus,
     controller,
     identityKey,
+    directoryKey: publicKeyOf(domain.directoryKey),
+    revocation,
     async revokePeer() {
-      const keys = [
-        {
-          identityKey: publicKeyOf(peerIdentity),
-          hostId: PEER_ID,
-          revokedAtUnixMs: BigInt(Date.now()),
-        },
-      ]
-      const payload = Revocations.encode({ number: 7n, keys }).finish()
-      const statement = signStatement('revocations', payload, domain.directoryKey)
-      bus.publish(events.keyRevoked.subject('config', 7n), Signed, statement)
+      bus.publish(events.keyRevoked.subject('config', 7n), Signed, revocation())
     },
-    async rotate(tunnelKey) {
+    async rotate(tunnelKey, notBefore) {
       await writeIdentityFolder({
         folder: host.config.identityFolder,
         domain,
-        credentials: domain.credentials({ kind: 'host', id: HOST_ID }),
+        credentials: domain.credentials({ kind: 'host', id: HOST_ID }, notBefore && { notBefore }),
         hostName: 'alpha',
         places,
         tunnelKey,

@@ -12,6 +12,7 @@ mod keys;
 mod parse;
 mod recent;
 mod report;
+mod revocations;
 mod running;
 mod service;
 mod warm;
@@ -20,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use weft_abi::client_endpoint;
 use weft_tunnel::PeerId;
 
@@ -30,6 +33,7 @@ use crate::plane::Plane;
 pub(crate) use parse::{SealedPeer, Settings};
 pub(crate) use service::SealingService;
 
+use revocations::Passed;
 use running::Running;
 
 /// The sealed carrier.
@@ -38,6 +42,8 @@ pub(crate) struct Sealing {
     /// Where a file says which stamps and hand-overs are used up.
     state_folder: PathBuf,
     core: Mutex<Core>,
+    /// Peers have passed something on.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -67,7 +73,7 @@ impl Sealing {
     /// Nothing is sealed before [`Self::configure`].
     pub(crate) fn new(plane: Arc<Plane>) -> Arc<Self> {
         let state_folder = plane.config().state_folder.clone();
-        let sealing = Self { plane, state_folder, core: Mutex::default() };
+        let sealing = Self { plane, state_folder, core: Mutex::default(), news: Notify::new() };
         sealing.restore_clients();
         Arc::new(sealing)
     }
@@ -105,6 +111,28 @@ impl Sealing {
         let (running, events) = Running::start(settings, tap, &self.state_folder, peers)?;
         control::spawn(Arc::downgrade(self), events)?;
         Ok(running)
+    }
+
+    /// Tells the tunnel the time that the control plane signed.
+    fn trust_time(&self, unix: Duration) {
+        if let Some(running) = &mut self.core().running {
+            running.trust_time(unix);
+        }
+    }
+
+    /// Has peers told of void keys. Where nothing is sealed nobody can be told.
+    fn tell_revocations(&self, statements: Vec<Arc<[u8]>>) {
+        if let Some(running) = &mut self.core().running {
+            running.take_revocations(statements);
+        }
+    }
+
+    /// What peers passed on after the first `count`, and how many there have been.
+    fn passed_since(&self, count: u64) -> (Vec<Passed>, u64) {
+        match &mut self.core().running {
+            Some(running) => running.revocations.passed_since(count),
+            None => (Vec::new(), 0),
+        }
     }
 
     /// Ends sessions with peers that the tables are about to lose, before they do.

@@ -30,7 +30,10 @@ impl Counted {
         let refusals = running.engine.engine_status(now()).refusals;
         let drops = DropReason::ALL.iter().map(|reason| (reason.name(), lanes.dropped(*reason)));
         let ways = Fallback::ALL.iter().map(|way| (way.name(), lanes.fell_back(*way)));
-        let refused = Refusal::ALL.iter().map(|why| (why.name(), refusals.of(*why)));
+        let passed = running.revocations.counters;
+        let passed =
+            [("revocations_too_often", passed.too_often), ("revocations_unheard", passed.unheard)];
+        let refused = Refusal::ALL.iter().map(|why| (why.name(), refusals.of(*why))).chain(passed);
         Self {
             drops: drops.filter(is_counted).collect(),
             fallbacks: ways.filter(is_counted).collect(),

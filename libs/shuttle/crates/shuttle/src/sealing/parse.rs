@@ -16,6 +16,8 @@ use crate::proto::{self, CandidateKind};
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(super) key: LocalKey,
+    /// The one before, to which peers are still answered.
+    pub(super) previous_key: Option<LocalKey>,
     pub(super) port: u16,
     pub(super) key_log: Option<PathBuf>,
     pub(super) offloads_off: Vec<Offload>,
@@ -34,9 +36,14 @@ impl Settings {
     pub(super) fn parse(message: proto::ConfigureSealingRequest) -> Result<Self, Failure> {
         let private = Zeroizing::new(message.private_key);
         let key = Zeroizing::new(key(&private, "the private key")?);
+        let previous = Zeroizing::new(message.previous_private_key);
+        let previous = optional_key(&previous, "the previous private key")?.map(Zeroizing::new);
         let port = u16::try_from(message.listen_port).ok().filter(|port| *port != 0);
         Ok(Self {
             key: LocalKey::new(&key),
+            previous_key: previous
+                .map(|previous| LocalKey::new(&previous))
+                .filter(|previous| previous.public() != LocalKey::new(&key).public()),
             port: port.ok_or_else(|| Failure::invalid("the UDP port is none of 1 to 65535"))?,
             key_log: (!message.key_log_path.is_empty()).then(|| message.key_log_path.into()),
             offloads_off: message
@@ -56,6 +63,9 @@ impl SealedPeer {
         }
         let key_of_peer = key(&message.public_key, "the public key")?;
         let mut config = PeerConfig::new(key_of_peer, PeerKind::Node);
+        config.previous_public_key =
+            optional_key(&message.previous_public_key, "the previous public key")?
+                .filter(|previous| *previous != config.public_key);
         if !message.preshared_key.is_empty() {
             let preshared = Zeroizing::new(message.preshared_key);
             config.preshared_key = Some(Secret::from(key(&preshared, "the preshared key")?));
@@ -100,6 +110,10 @@ fn key(bytes: &[u8], what: &str) -> Result<[u8; 32], Failure> {
     bytes
         .try_into()
         .map_err(|_| Failure::invalid(format!("{what} has 32 bytes, not {}", bytes.len())))
+}
+
+fn optional_key(bytes: &[u8], what: &str) -> Result<Option<[u8; 32]>, Failure> {
+    if bytes.is_empty() { Ok(None) } else { key(bytes, what).map(Some) }
 }
 
 fn candidate(message: &proto::Candidate) -> Result<(CandidateKind, SocketAddr), Failure> {

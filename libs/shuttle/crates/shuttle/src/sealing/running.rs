@@ -26,6 +26,7 @@ use super::clock::{now, unix_time};
 use super::keys::{KeyLog, Used};
 use super::parse::Settings;
 use super::recent::Recent;
+use super::revocations::Revocations;
 use super::warm::{self, Nat, Own};
 use super::{Member, SealedPeer};
 use crate::failure::Failure;
@@ -44,6 +45,8 @@ const CLIENT_MTU_MAX: usize = 1_420;
 const LINK_MTU_DEFAULT: usize = 1_500;
 /// How often it is decided which sessions are kept.
 const WARM_INTERVAL: Duration = Duration::from_secs(1);
+/// Ten looks a second: 640 frames of a kilobyte.
+const REVOCATIONS_PER_LOOK_MAX: usize = 64;
 /// What stands in the table before an address is known; nothing is sent there.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -74,6 +77,9 @@ pub(super) struct Running {
     moved_to: Option<SocketAddr>,
     /// When peers may be asked again where they see this host.
     ask_at: Duration,
+    pub(super) revocations: Revocations,
+    /// A peer passed something on.
+    pub(super) has_news: bool,
 }
 
 /// A peer as the packet threads have it.
@@ -143,6 +149,8 @@ impl Running {
             warm_at: Duration::ZERO,
             moved_to: None,
             ask_at: Duration::ZERO,
+            revocations: Revocations::default(),
+            has_news: false,
         };
         running.switch_offloads();
         running.places.retain(|number| peers.contains_key(&number));
@@ -156,19 +164,19 @@ impl Running {
         self.settings.port
     }
 
-    /// Goes over to other settings. With another key, sessions of the one before are used until new
-    /// ones take their place.
+    /// Goes over to other settings. With another key, sessions in force stay. Where other ciphers may be
+    /// used, or keys are to be logged, they are used until new ones take their place.
     pub(super) fn reconfigure(
         &mut self,
         settings: Settings,
         peers: &BTreeMap<u32, Member>,
     ) -> Result<(), Failure> {
-        let is_same = settings.key.public() == self.settings.key.public()
-            && settings.key_log == self.settings.key_log
+        let is_same_engine = settings.key_log == self.settings.key_log
             && settings.chacha_only == self.settings.chacha_only;
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
         self.switch_offloads();
-        if is_same {
+        if is_same_engine {
+            self.change_keys(&before);
             return Ok(());
         }
         self.key_log = open_key_log(&self.settings)?;
@@ -190,6 +198,20 @@ impl Running {
         }
         self.act();
         Ok(())
+    }
+
+    fn change_keys(&mut self, before: &Settings) {
+        let Settings { key, previous_key, .. } = &self.settings;
+        let is_same = key.public() == before.key.public();
+        let is_known =
+            is_same || previous_key.as_ref().is_some_and(|key| key.public() == before.key.public());
+        self.engine.set_keys(key.clone(), previous_key.clone());
+        if !is_known {
+            // Peers may have ended their sessions with a host that has nothing of the former key left.
+            let active: Vec<PeerId> = self.active.iter().copied().map(PeerId).collect();
+            self.engine.initiate_to(now(), active);
+        }
+        self.act();
     }
 
     fn switch_offloads(&self) {
@@ -273,6 +295,7 @@ impl Running {
     pub(super) fn remove(&mut self, host_id: u32) {
         self.engine.remove_peer(PeerId(host_id));
         self.views.remove(&host_id);
+        self.revocations.forget(host_id);
         self.active.remove(&host_id);
         self.mtus.remove(&PeerId(host_id));
         self.places.forget(host_id);
@@ -355,6 +378,7 @@ impl Running {
             self.retire(now);
             self.recent.keep(&self.active);
             self.places.keep();
+            self.tell_revocations(now);
         }
         if now.monotonic >= self.warm_at {
             self.warm_at = now.monotonic + WARM_INTERVAL;
@@ -409,6 +433,29 @@ impl Running {
                 let _ = self.engine.note_received(now, index, endpoint, received);
             }
         }
+    }
+
+    // Word about void keys, and the time.
+
+    pub(super) fn take_revocations(&mut self, statements: Vec<Arc<[u8]>>) {
+        let connected = self.views.iter().filter(|(_, view)| view.send.is_some());
+        let connected: Vec<u32> = connected.map(|(host_id, _)| *host_id).collect();
+        self.revocations.replace(statements, &connected);
+        self.tell_revocations(now());
+        self.act();
+    }
+
+    /// Who cannot be told now is told in the next session.
+    fn tell_revocations(&mut self, now: Now) {
+        for _ in 0..REVOCATIONS_PER_LOOK_MAX {
+            let Some((host_id, statement)) = self.revocations.take_due() else { return };
+            self.engine.send_revoked(now, PeerId(host_id), &statement);
+        }
+    }
+
+    pub(super) fn trust_time(&mut self, unix: Duration) {
+        self.engine.trust_time(now(), unix);
+        self.act();
     }
 
     // Sessions that are kept though nobody talks.
@@ -563,6 +610,10 @@ impl Running {
                     self.active.insert(host_id);
                     edits.peers.insert(host_id);
                     ready.push(host_id);
+                    // What a peer takes it says in its hello, and it takes nothing of ours before.
+                    if features != Features::NONE {
+                        self.revocations.note_session(host_id, index);
+                    }
                 }
             }
             Output::SessionEnded { peer: PeerId(host_id), index } => {
@@ -603,8 +654,9 @@ impl Running {
                 }
             }
             Output::Observed { address, .. } => self.moved_to = Some(address),
-            // Revocations of others come by the control plane.
-            Output::Revoked { .. } => {}
+            Output::Revoked { peer: PeerId(host_id), statement } => {
+                self.has_news |= self.revocations.hear(host_id, statement, now().monotonic);
+            }
         }
     }
 
@@ -787,6 +839,7 @@ fn engine(settings: &Settings, speeds: CipherSpeeds, used: &Used, refusals: Refu
     if !settings.chacha_only && choice != Cipher::ChaCha20Poly1305 {
         config.sub_session_ciphers = vec![choice];
     }
+    config.previous_key.clone_from(&settings.previous_key);
     config.is_key_logged = settings.key_log.is_some();
     config.persisted_stamp = used.stamp;
     config.consumed_handover = used.handover;

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::Sealing;
 use super::parse::Settings;
 use super::report::Report;
+use super::revocations::{self, Passed};
 use crate::failure::Failure;
 use crate::log;
 use crate::proto::sealing_service_server;
@@ -46,17 +47,32 @@ impl sealing_service_server::SealingService for SealingService {
         &self,
         request: Request<proto::ConfigureSealingRequest>,
     ) -> Result<Response<proto::ConfigureSealingResponse>, Status> {
-        let settings = Settings::parse(request.into_inner())?;
+        let request = request.into_inner();
+        // Not among the settings: it is true now alone.
+        let trusted = Duration::from_millis(request.trusted_unix_ms);
+        let settings = Settings::parse(request)?;
         let sealing = Arc::clone(&self.sealing);
         let configured =
             tokio::task::spawn_blocking(move || sealing.configure(settings)).await.unwrap_or_else(
                 |error| Err(Failure::internal(format!("the call broke off: {error}"))),
             )?;
+        if !trusted.is_zero() {
+            self.sealing.trust_time(trusted);
+        }
         log::info(
             "sealed carrier configured",
             serde_json::json!({ "port": configured.listen_port, "key_logged": configured.key_logged }),
         );
         Ok(Response::new(configured))
+    }
+
+    async fn tell_revocations(
+        &self,
+        request: Request<proto::TellRevocationsRequest>,
+    ) -> Result<Response<proto::TellRevocationsResponse>, Status> {
+        let statements = revocations::parse(request.into_inner().statements)?;
+        self.sealing.tell_revocations(statements);
+        Ok(Response::new(proto::TellRevocationsResponse {}))
     }
 
     async fn watch_sealed(
@@ -69,17 +85,24 @@ impl sealing_service_server::SealingService for SealingService {
     }
 }
 
-/// Tells everything, then what is different once a second.
+/// Tells everything, then what is different once a second, and what peers pass on at once.
 async fn watch(sealing: Arc<Sealing>, sender: mpsc::Sender<Result<WatchSealedResponse, Status>>) {
     let mut told = Told::default();
+    let mut passed_count = 0;
     let mut ticks = interval(REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let mut chunks = Vec::new();
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => chunks = told.changes(sealing.report()),
+            // Whoever does not wait at that moment looks a second later.
+            () = sealing.news.notified(), if told.has_begun() => {}
             () = sender.closed() => return,
         }
-        for chunk in told.changes(sealing.report()) {
+        let (passed, count) = sealing.passed_since(passed_count);
+        passed_count = count;
+        chunks.extend(told.passed_on(&passed));
+        for chunk in chunks {
             if sender.send(Ok(chunk)).await.is_err() {
                 return;
             }
@@ -99,6 +122,23 @@ struct Told {
 }
 
 impl Told {
+    fn has_begun(&self) -> bool {
+        self.revision > 0
+    }
+
+    fn passed_on(&self, passed: &[Passed]) -> Option<WatchSealedResponse> {
+        let revocations = passed.iter().map(|passed| proto::PassedRevocations {
+            host_id: passed.host_id,
+            statement: passed.statement.to_vec(),
+        });
+        (!passed.is_empty()).then(|| WatchSealedResponse {
+            revocations: revocations.collect(),
+            revision: self.revision,
+            snapshot_complete: true,
+            ..WatchSealedResponse::default()
+        })
+    }
+
     /// What is to be told now: the first time everything, even if that is nothing.
     fn changes(&mut self, report: Report) -> Vec<WatchSealedResponse> {
         let Report { connections, observed } = report;
