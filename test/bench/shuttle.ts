@@ -65,6 +65,7 @@ export class LoneShuttle implements AsyncDisposable {
       keyLogPath: '',
       offloadsOff: [],
       chacha20Only: false,
+      trustedUnixMs: 0n,
     })
   }
 

@@ -24,6 +24,8 @@ pub const CONTROL_BYTES_MAX: usize = 65_507 - 32;
 pub const PROBE_BYTES_MIN: usize = 80;
 /// The version of the wire that this code speaks.
 pub const WIRE_VERSION: u16 = 1;
+/// The lowest version that this code speaks. Who announces a higher one speaks those below it too.
+pub const WIRE_VERSION_MIN: u16 = 1;
 
 const OFFERS_MAX: usize = 4;
 const FIELDS_MAX: usize = 32;

@@ -30,7 +30,7 @@ mod time;
 
 pub use control::{
     CONTROL_BYTES_MAX, CONTROL_PROTOCOL, ControlError, ControlFrame, Features, Hello, Offer,
-    PROBE_BYTES_MIN, STATEMENT_BYTES_MAX, WIRE_VERSION,
+    PROBE_BYTES_MIN, STATEMENT_BYTES_MAX, WIRE_VERSION, WIRE_VERSION_MIN,
 };
 pub use engine::{Engine, PeerError};
 pub use handover::HandoverError;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_seal::Cipher;
 
-use crate::control::{ControlFrame, Features, Hello, Offer, WIRE_VERSION};
+use crate::control::{ControlFrame, Features, Hello, Offer, WIRE_VERSION, WIRE_VERSION_MIN};
 use crate::cookie::{Cookie, MacKeys};
 use crate::handshake::Handshake;
 use crate::limits::{
@@ -582,6 +582,10 @@ impl Peer {
     }
 
     fn hear_hello(&mut self, shared: &mut Shared, index: u32, hello: &Hello) {
+        if hello.wire_version < WIRE_VERSION_MIN {
+            shared.refusals.add(Refusal::VersionUnknown);
+            return;
+        }
         let ciphers = shared.config.sub_session_ciphers.clone();
         let may_take = !shared.config.is_key_logged && self.config.kind == PeerKind::Node;
         let Some(session) = self.by_index(index) else { return };

@@ -49,6 +49,8 @@ refusals! {
     ControlMalformed = "control_malformed", "malformed control frame";
     /// A control frame of a later version.
     ControlUnknown = "control_unknown", "unknown control frame";
+    /// A hello of a peer that speaks no version of the wire that this host does.
+    VersionUnknown = "version_unknown", "unknown version of the wire";
     /// A peer's control frames are more than it may send.
     ControlOften = "control_too_often", "too many control frames";
 }

@@ -15,7 +15,8 @@ use support::nat::Nat;
 use support::{Seeded, Weather, World, id};
 use weft_seal::Cipher;
 use weft_tunnel::{
-    Engine, EngineConfig, Features, LocalKey, PeerConfig, PeerKind, PeerState, Refusal,
+    ControlFrame, Endpoint, Engine, EngineConfig, Features, Hello, LocalKey, PeerConfig, PeerKind,
+    PeerState, Refusal,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -65,6 +66,33 @@ fn one_side_without_the_faster_cipher_makes_both_stay_with_chacha() {
     assert_eq!(world.hosts[0].sending_features(id(1)), Features::NONE);
     assert!(world.hosts[1].sending_features(id(0)).contains(Features::SEGMENTS));
     world.check_all_pairs();
+}
+
+#[test]
+fn a_hello_of_a_version_that_nobody_speaks_any_more_is_refused_by_name_and_others_are_taken() {
+    for (version, is_taken) in [(0, false), (1, true), (9, true)] {
+        let mut world = World::of(60, 2, plain);
+        world.send(0, id(1));
+        // It has answered, and nothing of what follows arrives.
+        world.run(Duration::from_millis(7));
+        world.weather.loss_percent = 100;
+        let index = *world.hosts[1].receiving.keys().next().unwrap();
+        let hello = ControlFrame::Hello(Hello {
+            answers: false,
+            wants_answer: false,
+            wire_version: version,
+            features: Features::SEGMENTS,
+            offers: Vec::new(),
+        });
+        let from = Endpoint { remote: world.hosts[0].address, local: None };
+        let frame = hello.encode();
+        world.act(1, |engine, now| engine.handle_opened(now, index, from, &frame)).unwrap();
+        let status = world.hosts[1].engine.engine_status(world.clock(1));
+        let refused = status.refusals.of(Refusal::VersionUnknown);
+        assert_eq!(refused, u64::from(!is_taken), "{version}");
+        let features = world.hosts[1].sending_features(id(0));
+        assert_eq!(features.contains(Features::SEGMENTS), is_taken, "{version}");
+    }
 }
 
 #[test]

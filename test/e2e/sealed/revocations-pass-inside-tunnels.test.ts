@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict'
+import { readFileSync, statSync } from 'node:fs'
+import test from 'node:test'
+import type { Lab } from '@weft/lab'
+import { eventually } from '../../support/eventually.ts'
+import { ping } from '../../support/probe.ts'
+import { BLUE, establish, sealedLab } from '../support/blue.ts'
+import { weft } from '../support/cli.ts'
+import { at, scaled } from '../support/lab.ts'
+import { takeInAgain } from '../support/members.ts'
+
+const REVOKED = 'gamma'
+const CUT = 'beta'
+const PASSED = /a host passed on that keys are void/
+const [web, , api, edge] = BLUE
+
+test('a host that nothing of the control plane reaches hears by its tunnels who is revoked', async (t) => {
+  const lab = await sealedLab()
+  for (let round = 0; round < scaled(1, 10); round++) {
+    await establish(lab, web, [api])
+    await establish(lab, edge, [api])
+    const logStart = statSync(lab.logFile(`forwarder@${CUT}`)).size
+    const passed = () =>
+      PASSED.test(
+        readFileSync(lab.logFile(`forwarder@${CUT}`))
+          .subarray(logStart)
+          .toString(),
+      )
+    const cut = await cutOff(lab)
+    try {
+      await eventually(async () => assert.equal((await lab.status(CUT)).fromDisk, false))
+      assert.ok(await hasPeer(lab), 'they were to talk before')
+      const revokedAt = Date.now()
+      const { code, stderr } = await weft(lab, [
+        ...['host', 'revoke', REVOKED],
+        ...['--reason', 'stolen', '--yes'],
+      ])
+      assert.equal(code, 0, stderr)
+      const commandMs = Date.now() - revokedAt
+      await eventually(async () => assert.equal(await hasPeer(lab), false))
+      t.diagnostic(
+        `dropped ${Date.now() - revokedAt} ms after the command was given, which took ${commandMs} ms`,
+      )
+      assert.ok(passed(), 'something else told it')
+      const { received } = await ping(at(lab, edge.name), api.ip4, { 'timeout-ms': 500 })
+      assert.equal(received, 0, 'a frame of the revoked host arrived')
+      const { dependencies } = await lab.status(CUT)
+      const answering = dependencies.filter(({ health }) => health === 'ok')
+      assert.ok(!answering.some(({ name }) => name === 'config'), 'it was not cut off')
+    } finally {
+      await cut[Symbol.asyncDispose]()
+      await takeInAgain(lab, REVOKED)
+    }
+    await eventually(async () => {
+      const { received } = await ping(at(lab, edge.name), api.ip4, { count: 1, 'timeout-ms': 500 })
+      assert.equal(received, 1, 'it is no host as before under new keys')
+    })
+  }
+})
+
+test('a host hears of it in the next session with somebody who knows', async (t) => {
+  const lab = await sealedLab()
+  await establish(lab, web, [api])
+  await establish(lab, edge, [api])
+  const cut = await cutOff(lab)
+  // Nobody can tell it anything.
+  const apart = await apartFromAlpha(lab)
+  try {
+    const { code, stderr } = await weft(lab, [
+      ...['host', 'revoke', REVOKED],
+      ...['--reason', 'stolen', '--yes'],
+    ])
+    assert.equal(code, 0, stderr)
+    await new Promise((resolve) => setTimeout(resolve, 2_000))
+    assert.ok(await hasPeer(lab), 'nobody could tell it')
+    await lab.restart('shuttle@alpha', 'SIGKILL')
+    const healedAt = Date.now()
+    await apart[Symbol.asyncDispose]()
+    await eventually(async () => {
+      await ping(at(lab, web.name), api.ip4, { count: 1, 'timeout-ms': 200 })
+      assert.equal(await hasPeer(lab), false)
+    })
+    t.diagnostic(`dropped ${Date.now() - healedAt} ms after it met one who knows`)
+  } finally {
+    await apart[Symbol.asyncDispose]()
+    await cut[Symbol.asyncDispose]()
+    await takeInAgain(lab, REVOKED)
+  }
+})
+
+/** Whether the tables of the host that is cut off have the revoked one. */
+async function hasPeer(lab: Lab): Promise<boolean> {
+  const connections = await lab.client.host(CUT).listOpenConnections()
+  return connections.some(({ host, carrier }) => host === REVOKED && carrier === 'sealed')
+}
+
+/** Takes the host's wire out of the management network's switch: nothing tells it, packets are just gone. */
+async function cutOff(lab: Lab): Promise<AsyncDisposable> {
+  const control = at(lab, 'control')
+  await control.ip(`link set m-${CUT} nomaster`)
+  return {
+    [Symbol.asyncDispose]: () => control.ip(`link set m-${CUT} master mgmt0`),
+  }
+}
+
+/** Nothing goes from alpha to the host that is cut off. */
+async function apartFromAlpha(lab: Lab): Promise<AsyncDisposable> {
+  const host = at(lab, 'alpha')
+  await host.ip('link set under0 down')
+  return {
+    async [Symbol.asyncDispose]() {
+      await host.ip('link set under0 up')
+    },
+  }
+}
