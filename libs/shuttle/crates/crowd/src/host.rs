@@ -94,7 +94,7 @@ impl Host {
         if ControlFrame::is_control(payload) {
             let frame = ControlFrame::parse(payload).ok()?;
             self.is_heard |= matches!(&frame, ControlFrame::Hello(hello) if hello.answers);
-            return self.engine.handle_opened(now, index, from, &frame).ok();
+            return self.engine.handle_opened(now, index, from, payload).ok();
         }
         let packets = u64::from(!payload.is_empty());
         self.frames += usize::from(!payload.is_empty());
