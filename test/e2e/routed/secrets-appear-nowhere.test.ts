@@ -23,8 +23,16 @@ import {
   tryToJoin,
   weftAt,
 } from '../support/members.ts'
-import { PLACES, searchEverywhere, secretFiles, secretsOf, textSecret } from '../support/secrets.ts'
+import {
+  keySecret,
+  PLACES,
+  searchEverywhere,
+  secretFiles,
+  secretsOf,
+  textSecret,
+} from '../support/secrets.ts'
 import { makeStranger } from '../support/stranger.ts'
+import { attachClient } from '../support/wireguard.ts'
 
 const [web, , api] = BLUE
 /** Of the services that can be made to throw: it has a replica beside it. */
@@ -34,6 +42,9 @@ const THROWS_AFTER_MS = 2000
 const CANARY_METRICS = { host: '127.0.0.1', port: 9199 }
 /** Of the user and the host that come and go. */
 const NAME = 'visitor'
+/** Of a WireGuard client. */
+const PRIVATE_KEY = 'private key of a client'
+const PRESHARED_KEY = 'preshared key of a client'
 
 test('no private key, seed, token or code comes to light anywhere, and a canary does everywhere', async (t) => {
   const lab = await routedLab()
@@ -43,7 +54,18 @@ test('no private key, seed, token or code comes to light anywhere, and a canary 
   const canaryText = canary.forms[0]?.toString() ?? ''
   const texts = await useTokensAndCodes(lab, folder)
   await establish(lab, web, [api])
+  const client = await attachClient(lab, made, {
+    name: 'blue/phone',
+    host: 'alpha',
+    addresses: ['10.20.9.4'],
+    words: ['--preshared-key'],
+  })
+  const keys = [
+    keySecret(PRIVATE_KEY, client.interface.get('PrivateKey') ?? ''),
+    keySecret(PRESHARED_KEY, client.peer.get('PresharedKey') ?? ''),
+  ]
   const secrets = [
+    ...keys,
     ...secretsOf(lab),
     ...texts.map((text, index) => textSecret(`text ${index}`, text)),
   ]
@@ -64,8 +86,15 @@ test('no private key, seed, token or code comes to light anywhere, and a canary 
     [...PLACES].toSorted(),
     'the search does not look everywhere',
   )
+  // Both programs need it again after they have started anew, when nobody else can be asked.
+  const holders = found.filter(({ secret }) => secret === PRESHARED_KEY)
+  assert.deepEqual(holders.map(({ where }) => where.replace(/.*\/alpha\//, '')).toSorted(), [
+    'forwarder/host',
+    'shuttle/state/ports.binpb',
+  ])
+  for (const { where } of holders) assert.equal(statSync(where).mode & 0o177, 0, where)
   assert.deepEqual(
-    found.filter(({ secret }) => secret !== canary.name),
+    found.filter(({ secret }) => secret !== canary.name && secret !== PRESHARED_KEY),
     [],
   )
   t.diagnostic(`${secrets.length} secrets, ${found.length} canaries`)

@@ -51,8 +51,10 @@ const COMMANDS = [
   'host ls',
   'host show alpha',
   'endpoint ls',
+  'endpoint show blue/phone',
   'port ls',
   'connection ls',
+  'connection ls --open',
   'token ls',
   'user ls',
   'context ls',
@@ -81,6 +83,12 @@ export function secretsOf(lab: Lab): Secret[] {
 /** A token, a code or a seed. */
 export function textSecret(name: string, text: string): Secret {
   return { name, forms: formsOfText(text) }
+}
+
+/** A key of 32 bytes, in base64 as WireGuard has it. */
+export function keySecret(name: string, base64: string): Secret {
+  const raw = Buffer.from(base64, 'base64')
+  return { name, forms: [raw, ...texts([base64, raw.toString('hex')]), numbers(raw)] }
 }
 
 /** Everything in which a secret could come to light, and what of these it holds. */
