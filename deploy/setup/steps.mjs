@@ -100,7 +100,7 @@ async function buildShuttle(context) {
     'libs/shuttle/Cargo.toml',
     'libs/shuttle/Cargo.lock',
   ]
-  const outputs = ['weft-shuttle', 'weft-netns'].map(
+  const outputs = ['weft-shuttle', 'weft-netns', 'weft-keep'].map(
     (name) => `libs/shuttle/target/release/${name}`,
   )
   await unlessStamped(context, 'shuttle', inputs, outputs, () =>

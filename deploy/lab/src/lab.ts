@@ -43,6 +43,7 @@ import { requireRoot } from './root.ts'
 import { inNamespace, ip, mustRun, type Outcome, type RunOptions, run } from './shell.ts'
 import { stage } from './stage.ts'
 import {
+  childOf,
   isAlive,
   type LabState,
   type ProcessRef,
@@ -321,8 +322,15 @@ export class Lab implements AsyncDisposable {
     }))
   }
 
-  /** The process of that name if it runs. */
+  /** The process of that name if it runs; that of a shuttle is there again soon after it was killed. */
   process(name: string): ProcessRef | undefined {
+    const ref = this.#started(name)
+    const isKept = this.#specs.find((spec) => spec.name === name)?.keeper !== undefined
+    return ref && isKept ? childOf(ref) : ref
+  }
+
+  /** What the lab started for the process: itself, or what keeps it. */
+  #started(name: string): ProcessRef | undefined {
     const ref = this.#refs()[name]
     return ref !== undefined && isAlive(ref) ? ref : undefined
   }
@@ -331,7 +339,7 @@ export class Lab implements AsyncDisposable {
   async start(name: string, { program }: StartOptions = {}): Promise<ProcessRef> {
     const spec = this.#specs.find((candidate) => candidate.name === name)
     if (spec === undefined) throw new InternalError(`a lab of this topology has no process ${name}`)
-    if (this.process(name) !== undefined) throw new InternalError(`${name} runs already`)
+    if (this.#started(name) !== undefined) throw new InternalError(`${name} runs already`)
     if (name === 'nats') this.#writeNatsSettings(spec)
     const log = this.logFile(name)
     const logStart = existsSync(log) ? statSync(log).size : 0
@@ -353,13 +361,14 @@ export class Lab implements AsyncDisposable {
     return ref !== undefined && process.kill(ref.pid, signal)
   }
 
-  /** Sends a signal and waits until the process has ended. */
+  /** Sends a signal and waits until the process has ended, and what keeps it too: it stays away. */
   async stop(name: string, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    const ref = this.process(name)
+    const ref = this.#started(name)
     if (ref === undefined) return
+    const own = this.process(name)
     process.kill(ref.pid, signal)
     const deadline = Date.now() + END_DEADLINE_MS
-    while (isAlive(ref)) {
+    while (isAlive(ref) || (own !== undefined && isAlive(own))) {
       if (Date.now() > deadline) throw new InternalError(`${name} does not end after ${signal}`)
       await sleep(POLL_MS)
     }
@@ -376,6 +385,18 @@ export class Lab implements AsyncDisposable {
     const host = name.split('@')[1]
     if (host === undefined) return
     await this.#untilAnswers(name, async () => (await this.status(host)).host === host)
+  }
+
+  /** Lets another process of a shuttle follow the one that runs, which hands everything over to it. */
+  async upgrade(name: string): Promise<void> {
+    const keeper = this.#started(name)
+    const before = this.process(name)
+    if (keeper === undefined || before === undefined)
+      throw new InternalError(`${name} does not run`)
+    process.kill(keeper.pid, 'SIGHUP')
+    const isThere = (now: ProcessRef | undefined): boolean =>
+      now !== undefined && now.pid !== before.pid
+    await this.#untilAnswers(name, async () => isThere(this.process(name)))
   }
 
   /** Ends nats-server and all services. */
@@ -518,7 +539,7 @@ export class Lab implements AsyncDisposable {
   withLogs(error: unknown): unknown {
     const ended = this.#specs
       .map((spec) => spec.name)
-      .filter((name) => existsSync(this.logFile(name)) && this.process(name) === undefined)
+      .filter((name) => existsSync(this.logFile(name)) && this.#started(name) === undefined)
     if (ended.length === 0) return error
     const ends = ended
       .map((name) => `--- ${name} has ended:\n${lastLines(this.logFile(name))}`)
@@ -556,7 +577,7 @@ export class Lab implements AsyncDisposable {
     let problem: unknown
     while (Date.now() < deadline) {
       this.#signal?.throwIfAborted()
-      const ended = needs.find((need) => this.process(need) === undefined)
+      const ended = needs.find((need) => this.#started(need) === undefined)
       if (ended !== undefined) throw new InternalError(`${ended} has ended`)
       try {
         if (await ask()) return

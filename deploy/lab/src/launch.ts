@@ -17,6 +17,8 @@ export interface ProcessSpec {
   readonly name: string
   readonly namespace: string
   readonly argv: readonly string[]
+  /** Words before `argv`: a program that keeps this one's descriptors and starts it again. */
+  readonly keeper?: readonly string[]
   readonly env: { readonly [name: string]: string }
   readonly uid: number
   /** Groups besides its own, whose number is that of its user. */
@@ -48,7 +50,8 @@ export function launch(spec: ProcessSpec, folders: LaunchFolders): ChildProcess 
   const log = openSync(join(folders.log, `${spec.name}.log`), 'a', 0o640)
   chownSync(join(folders.log, `${spec.name}.log`), folders.keeperUid, folders.keeperUid)
 
-  const argv = [...inNamespace(spec.namespace), ...asUser(spec), ...spec.argv]
+  const program = [...(spec.keeper ?? []), ...spec.argv]
+  const argv = [...inNamespace(spec.namespace), ...asUser(spec), ...program]
   const [command = '', ...words] = argv
   const child = spawn(command, words, {
     cwd: '/',

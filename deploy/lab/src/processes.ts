@@ -192,6 +192,7 @@ function hostProcesses(plan: LabPlan): (host: HostPlan, index: number) => Proces
       {
         ...place,
         name: `shuttle@${host.name}`,
+        keeper: [`${plan.folder}/bin/weft-keep`],
         argv: [`${plan.folder}/bin/weft-shuttle`],
         env: {
           WEFT_SHUTTLE_SOCKET: shuttleSocket,

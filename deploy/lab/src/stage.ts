@@ -33,6 +33,7 @@ const BUNDLES = {
 const BINARIES = {
   'weft-shuttle': 'libs/shuttle/target/release/weft-shuttle',
   'weft-netns': 'libs/shuttle/target/release/weft-netns',
+  'weft-keep': 'libs/shuttle/target/release/weft-keep',
   'nats-server': '.tools/bin/nats-server',
 } as const
 

@@ -64,6 +64,18 @@ export function processRef(pid: number): ProcessRef | undefined {
   return fields[0] === 'Z' ? undefined : { pid, startTicks: Number(fields[19]) }
 }
 
+/** The process that another one started, where it has one. */
+export function childOf({ pid }: ProcessRef): ProcessRef | undefined {
+  let children: string
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
+  } catch {
+    return undefined
+  }
+  const [child] = children.split(' ')
+  return child ? processRef(Number(child)) : undefined
+}
+
 export function isAlive(process: ProcessRef): boolean {
   return processRef(process.pid)?.startTicks === process.startTicks
 }

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 // linux/if_tun.h.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETPERSIST: libc::Ioctl = 0x4004_54cb;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 const TUN_F_CSUM: libc::c_ulong = 0x01;
 const TUN_F_TSO4: libc::c_ulong = 0x02;
@@ -49,6 +50,21 @@ impl Tap {
     /// waits: a queue is for a thread of its own.
     pub fn open_queue(node: &Path, name: &str) -> io::Result<Self> {
         Self::attach(node, name, libc::IFF_MULTI_QUEUE)
+    }
+
+    /// A queue that an earlier process had and that was kept open since: what came meanwhile waits in
+    /// it. Fails where it is none of this device, or the device is gone.
+    pub fn adopt(queue: OwnedFd, name: &str) -> io::Result<Self> {
+        // SAFETY: all-zero is a valid ifreq.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        // SAFETY: this request writes an ifreq.
+        check(unsafe { libc::ioctl(queue.as_raw_fd(), TUNGETIFF, &raw mut request) })?;
+        let of = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+        if of.take_while(|byte| *byte != 0).eq(name.bytes()) {
+            Ok(Self { file: queue.into() })
+        } else {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
     }
 
     fn attach(node: &Path, name: &str, flags: libc::c_int) -> io::Result<Self> {

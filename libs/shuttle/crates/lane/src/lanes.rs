@@ -28,8 +28,9 @@ pub const EVENTS_MAX: usize = 4096;
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 256;
 /// Longest message between hosts: a probe of the largest underlay MTU in use.
 pub(crate) const CONTROL_BYTES_MAX: usize = 9216;
-/// How often a thread that waits in the kernel is woken to see that it shall stop.
-const STOP_INTERVAL: Duration = Duration::from_millis(5);
+/// How often a thread that waits in the kernel is woken to see that it shall stop. Packets wait for
+/// the next process meanwhile.
+const STOP_INTERVAL: Duration = Duration::from_micros(500);
 
 /// What packet threads tell the control thread.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,16 +117,25 @@ impl Shared {
     }
 }
 
+type Run = fn(&Shared, &Worker) -> io::Result<()>;
+
 /// One thread each way between a TAP and a socket.
 pub struct Lanes {
     shared: Arc<Shared>,
     worker: Arc<Worker>,
-    threads: [JoinHandle<io::Result<()>>; 2],
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Lanes {
     /// Starts the threads with an empty table. The receiver gives what they tell.
     pub fn start(tap: Tap, socket: UdpSocket) -> io::Result<(Self, Receiver<Event>)> {
+        let (mut lanes, receiver) = Self::prepare(tap, socket);
+        lanes.run()?;
+        Ok((lanes, receiver))
+    }
+
+    /// Has an empty table, and no threads yet: until [`Self::run`] packets wait in the kernel.
+    pub fn prepare(tap: Tap, socket: UdpSocket) -> (Self, Receiver<Event>) {
         let (events, receiver) = sync_channel(EVENTS_MAX);
         let table = ArcSwap::from_pointee(Table::new(socket.family()));
         let shared = Arc::new(Shared {
@@ -137,16 +147,22 @@ impl Lanes {
         });
         let (transmit, receive) = (LaneCounters::default(), LaneCounters::default());
         let worker = Arc::new(Worker { tap, socket, transmit, receive });
-        allow_wake_up()?;
-        let start = |name: &str, run: fn(&Shared, &Worker) -> io::Result<()>| {
-            let (shared, worker) = (Arc::clone(&shared), Arc::clone(&worker));
-            thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared, &worker))
-        };
-        let threads =
-            [start("lane-transmit", transmit::run)?, start("lane-receive", receive::run)?];
-        let lanes = Self { shared, worker, threads };
+        let lanes = Self { shared, worker, threads: Vec::new() };
         lanes.set_offload(Offload::UdpGro, State::On);
-        Ok((lanes, receiver))
+        (lanes, receiver)
+    }
+
+    /// Starts the threads.
+    pub fn run(&mut self) -> io::Result<()> {
+        allow_wake_up()?;
+        for (name, run) in
+            [("lane-transmit", transmit::run as Run), ("lane-receive", receive::run as Run)]
+        {
+            let (shared, worker) = (Arc::clone(&self.shared), Arc::clone(&self.worker));
+            let thread = thread::Builder::new().name(name.to_owned());
+            self.threads.push(thread.spawn(move || run(&shared, &worker))?);
+        }
+        Ok(())
     }
 
     /// Changes the table. Packet threads see all of it or nothing, with their next packets.
@@ -212,19 +228,21 @@ impl Lanes {
 
     /// Whether both threads run. One ends by itself where its device is gone.
     pub fn is_running(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+        !self.threads.is_empty() && !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Stops the threads and returns the first error that one of them ended with.
     pub fn stop(self) -> io::Result<()> {
         self.shared.stop.store(true, Relaxed);
-        let mut outcome = Ok(());
-        for thread in self.threads {
-            while !thread.is_finished() {
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
                 // SAFETY: the thread was not joined, so its id is still its own.
                 unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) };
-                thread::sleep(STOP_INTERVAL);
             }
+            thread::sleep(STOP_INTERVAL);
+        }
+        let mut outcome = Ok(());
+        for thread in self.threads {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("panicked")));
             outcome = outcome.and(ended);
         }

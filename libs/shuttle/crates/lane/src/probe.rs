@@ -33,6 +33,16 @@ impl Probes {
         }))
     }
 
+    /// One bit for each offload that passed, by its number.
+    pub fn bits(&self) -> u32 {
+        (0..).zip(self.0).map(|(number, passed)| u32::from(passed) << number).sum()
+    }
+
+    /// What [`Self::bits`] told, on the same machine since its boot.
+    pub fn from_bits(bits: u32) -> Self {
+        Self(Offload::ALL.map(|offload| bits >> (offload as u32) & 1 == 1))
+    }
+
     /// Whether the kernel does it right.
     pub fn passed(&self, offload: Offload) -> bool {
         self.0[offload as usize]
@@ -105,6 +115,15 @@ fn takes_super_packet(tap: &Tap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_can_be_written_down() {
+        for bits in 0..1 << Offload::ALL.len() {
+            let probes = Probes::from_bits(bits);
+            assert_eq!(probes.bits(), bits);
+            assert_eq!(probes.passed(Offload::TapGso), bits & 1 << (Offload::TapGso as u32) != 0);
+        }
+    }
 
     #[test]
     fn a_whole_batch_comes_back_equal_and_a_changed_one_does_not() {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::address::{Family, RawAddress};
-use crate::sys::{check, check_length, set_option, socklen};
+use crate::sys::{check, check_length, get_option, set_option, socklen};
 
 /// Bytes that each direction may queue in the kernel.
 const QUEUE_BYTES: libc::c_int = 8 << 20;
@@ -51,6 +51,10 @@ impl UdpSocket {
         let fd = check(unsafe { libc::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
         // SAFETY: the descriptor is new and nobody else's.
         let socket = Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, family };
+        if family == Family::Both {
+            // It cannot be set any more once the socket is bound.
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+        }
         socket.configure()?;
         let raw = RawAddress::new(address, family).ok_or(ErrorKind::AddrNotAvailable)?;
         let bytes = raw.as_bytes();
@@ -60,7 +64,13 @@ impl UdpSocket {
     }
 
     /// A socket that another process bound and handed over.
-    pub fn adopt(fd: OwnedFd, family: Family) -> io::Result<Self> {
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let option = |name| get_option(fd.as_fd(), libc::SOL_SOCKET, name);
+        let family = match (option(libc::SO_TYPE)?, option(libc::SO_DOMAIN)?) {
+            (libc::SOCK_DGRAM, libc::AF_INET) => Family::V4,
+            (libc::SOCK_DGRAM, libc::AF_INET6) => Family::Both,
+            _ => return Err(ErrorKind::InvalidInput.into()),
+        };
         let socket = Self { fd, family };
         socket.configure()?;
         Ok(socket)
@@ -68,7 +78,6 @@ impl UdpSocket {
 
     fn configure(&self) -> io::Result<()> {
         if self.family == Family::Both {
-            self.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
             self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
         }
         self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
@@ -250,5 +259,22 @@ impl Control {
             libc::CMSG_DATA(at.cast()).cast::<T>().write_unaligned(value);
         }
         self.used += space as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_socket_of_each_family_can_be_handed_over() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let Ok(socket) = UdpSocket::bind(address.parse().unwrap()) else { continue };
+            let again = UdpSocket::adopt(socket.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            assert_eq!(again.family(), socket.family());
+            assert_eq!(again.port().unwrap(), socket.port().unwrap());
+        }
+        let other = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        assert!(UdpSocket::adopt(other.into()).is_err());
     }
 }

@@ -25,6 +25,20 @@ pub(crate) fn set_option<T: Copy>(
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, at, length) }).map(drop)
 }
 
+/// getsockopt(2) of an int.
+pub(crate) fn get_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = socklen(size_of_val(&value));
+    let at = (&raw mut value).cast();
+    // SAFETY: the pointers are to an int, and to its length.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, at, &raw mut length) })?;
+    Ok(value)
+}
+
 pub(crate) fn socklen(length: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(length).unwrap_or(libc::socklen_t::MAX)
 }

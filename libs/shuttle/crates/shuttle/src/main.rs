@@ -12,6 +12,7 @@ mod doctor;
 mod failure;
 mod log;
 mod metrics;
+mod parking;
 mod ping;
 mod plane;
 mod proto;
@@ -35,7 +36,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::{Command, Config};
 use crate::metrics::Listener;
-use crate::plane::Plane;
+use crate::parking::Parking;
+use crate::plane::{Plane, Taps};
 use crate::proto::sealing_service_server::SealingServiceServer;
 use crate::proto::shuttle_service_server::ShuttleServiceServer;
 use crate::sealing::{Sealing, SealingService};
@@ -85,7 +87,12 @@ fn main() -> ExitCode {
         }
         Command::Run(config) => {
             log::set_host(&config.host_name);
-            exit_code(start(config))
+            let parking = Arc::new(Parking::open());
+            let taps = Taps::take(&parking, &config);
+            // First, because packets wait.
+            let sealing = Sealing::new(config.state_folder.clone(), Arc::clone(&parking));
+            sealing.resume(taps.seal.as_ref());
+            exit_code(start(config, taps, &parking, sealing))
         }
     }
 }
@@ -100,7 +107,12 @@ fn exit_code(result: Result<(), String>) -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<(), String> {
+fn start(
+    config: Config,
+    taps: Taps,
+    parking: &Parking,
+    sealing: Arc<Sealing>,
+) -> Result<(), String> {
     let features = doctor::features(&config);
     let missing: Vec<_> =
         features.iter().filter(|feature| feature.required && !feature.present).collect();
@@ -111,7 +123,9 @@ fn start(config: Config) -> Result<(), String> {
     }
     let tracer = Tracer::open(config.trace_file.as_deref())
         .map_err(|error| format!("cannot open the trace file: {error}"))?;
-    let plane = Arc::new(Plane::open(config).map_err(|failure| failure.with_remedy())?);
+    let plane = Plane::open(config, taps, parking).map_err(|failure| failure.with_remedy())?;
+    let plane = Arc::new(plane);
+    sealing.join(Arc::clone(&plane));
     give_memory_back();
     slow::spawn(Arc::clone(&plane)).map_err(|error| format!("cannot start a thread: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -120,16 +134,22 @@ fn start(config: Config) -> Result<(), String> {
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .build()
         .map_err(|error| format!("cannot start the control thread: {error}"))?;
-    runtime.block_on(run(plane, tracer, features))
+    let served = runtime.block_on(run(plane, parking, sealing, tracer, features));
+    // Calls under way are not waited for: the next process is.
+    runtime.shutdown_background();
+    served
 }
 
 /// Serves until a signal asks to stop. What is in the kernel goes on without the process.
+///
+/// SIGTERM asks to make room for the next process, where somebody starts one; SIGINT is the end.
 async fn run(
     plane: Arc<Plane>,
+    parking: &Parking,
+    sealing: Arc<Sealing>,
     tracer: Tracer,
     features: Vec<proto::Feature>,
 ) -> Result<(), String> {
-    let sealing = Sealing::new(Arc::clone(&plane));
     let config = plane.config();
     let admitted = server::listen(&config.socket, config.admit_uid)
         .map_err(|error| format!("cannot listen at {}: {error}", config.socket.display()))?;
@@ -148,23 +168,28 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
     let sealing_service = SealingServiceServer::new(SealingService::new(Arc::clone(&sealing)));
-    let service =
-        ShuttleServiceServer::new(Service::new(Arc::clone(&plane), sealing, tracer, features))
-            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let service = Service::new(Arc::clone(&plane), Arc::clone(&sealing), tracer, features);
+    let service = ShuttleServiceServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     log::info(
         "ready",
         json!({ "listen": [config.socket.display().to_string()], "admit_uid": config.admit_uid }),
     );
-    tokio::select! {
+    parking.ready();
+    sealing.note_success();
+    let is_handed_over = tokio::select! {
         served = tonic::transport::Server::builder()
             .add_service(service)
             .add_service(sealing_service)
             .serve_with_incoming(admitted) => {
-            served.map_err(|error| format!("the server ended: {error}"))
+            return served.map_err(|error| format!("the server ended: {error}"));
         }
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => sealing.hand_over(),
+        _ = interrupt.recv() => false,
+    };
+    if !is_handed_over {
+        sealing.leave();
     }
+    Ok(())
 }
 
 async fn keep_alive(plane: Arc<Plane>) {

@@ -1,6 +1,7 @@
 //! The engine: datagrams, notes and time in; datagrams, sessions and states out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::control::{ControlError, ControlFrame, STATEMENT_BYTES_MAX};
@@ -141,6 +142,15 @@ impl Engine {
             self.deadlines.remove(&(deadline, id));
         }
         true
+    }
+
+    /// Tells where a process before this one heard a peer last: it is tried there first.
+    pub fn recall_endpoint(&mut self, now: Now, id: PeerId, remote: SocketAddr) {
+        self.touch(id, now, |peer, _| {
+            if !peer.config.is_endpoint_pinned {
+                peer.endpoint.get_or_insert(Endpoint { remote, local: None });
+            }
+        });
     }
 
     pub(crate) fn peer_of(&self, public_key: &[u8; 32]) -> Option<PeerId> {

@@ -72,7 +72,8 @@ impl LocalKey {
         self.0.public
     }
 
-    pub(crate) fn private(&self) -> &Secret {
+    /// For the next process of this host. It belongs into memory and nowhere else.
+    pub fn private(&self) -> &Secret {
         &self.0.private
     }
 }

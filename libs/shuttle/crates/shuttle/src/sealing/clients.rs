@@ -1,7 +1,7 @@
 //! `WireGuard` clients: peers that come by themselves, each as the port of an endpoint. Beside hosts
 //! they go by the number that stands in for an ifindex.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,6 @@ use weft_abi::{CLIENT_BIT, client_endpoint, client_number};
 use weft_tunnel::PEERS_MAX;
 
 use super::parse::SealedPeer;
-use super::running::Running;
 use super::{Core, Member, Sealing};
 use crate::failure::Failure;
 use crate::log;
@@ -21,22 +20,24 @@ use crate::proto::WireguardAttachment;
 const PLACE_BYTES: usize = 4 + 16 + 2;
 
 impl Sealing {
-    /// Takes over the clients whose ports are there already.
-    pub(super) fn restore_clients(&self) {
-        let clients = self.plane.clients();
+    /// Takes over the clients whose ports are there already, and ends with others.
+    pub(super) fn restore_clients(&self, clients: &[(u32, WireguardAttachment)]) {
         let mut core = self.core();
+        let numbers: BTreeSet<u32> = clients.iter().map(|(id, _)| client_number(*id)).collect();
+        let known = core.peers.range(CLIENT_BIT..).map(|(number, _)| *number);
+        let gone: Vec<u32> = known.filter(|number| !numbers.contains(number)).collect();
+        for number in gone {
+            core.remove(number);
+        }
         for (endpoint_id, attachment) in clients {
-            match SealedPeer::parse_client(&attachment) {
-                Ok(peer) => {
-                    let member = Member { peer, vnis: Vec::new() };
-                    core.peers.insert(client_number(endpoint_id), member);
-                }
-                Err(failure) => log::warn(
+            if let Err(failure) = core.restore_client(*endpoint_id, attachment) {
+                log::warn(
                     "a client was not taken over",
                     json!({ "endpoint_id": endpoint_id, "error": failure.to_string() }),
-                ),
+                );
             }
         }
+        self.tell_kernel(core);
     }
 
     /// Answers a client from now on, as soon as there is a key; says whether it did not before.
@@ -69,33 +70,62 @@ impl Sealing {
             running.put(number, &member);
         }
         peers.insert(number, member);
-        let mtus = running.as_mut().map(Running::take_mtus).unwrap_or_default();
-        drop(core);
-        self.tell_kernel(mtus);
+        self.tell_kernel(core);
         Ok(true)
     }
 
     /// Ends a client's sessions and answers it no more. Harmless where there is none.
     pub(crate) fn expel_client(&self, endpoint_id: u32) {
-        self.core().remove(client_number(endpoint_id));
+        let mut core = self.core();
+        core.remove(client_number(endpoint_id));
+        if let Some(running) = &mut core.running {
+            // The next process must not answer it when this is answered.
+            running.save();
+        }
     }
 }
 
 impl Core {
+    fn restore_client(
+        &mut self,
+        endpoint_id: u32,
+        attachment: &WireguardAttachment,
+    ) -> Result<(), Failure> {
+        let number = client_number(endpoint_id);
+        let peer = SealedPeer::parse_client(attachment)?;
+        let is_known = self
+            .peers
+            .get(&number)
+            .is_some_and(|Member { peer: known, .. }| peer.check_same(known, endpoint_id).is_ok());
+        if is_known {
+            return Ok(());
+        }
+        self.remove(number);
+        let member = Member { peer, vnis: Vec::new() };
+        if let Some(running) = &mut self.running {
+            running.put(number, &member);
+        }
+        self.peers.insert(number, member);
+        Ok(())
+    }
+
     /// Makes room for hosts whose keys clients claim: only one of the two can have a key, and anybody
-    /// may have attached the other.
-    pub(super) fn expel_impostors(&mut self, hosts: &BTreeMap<u32, SealedPeer>) {
+    /// may have attached the other. Says whether there was one.
+    pub(super) fn expel_impostors(&mut self, hosts: &BTreeMap<u32, SealedPeer>) -> bool {
         let clients = self.peers.range(CLIENT_BIT..);
         let by_key: HashMap<[u8; 32], u32> =
             clients.map(|(number, client)| (client.peer.config.public_key, *number)).collect();
+        let mut was_any = false;
         for (host_id, host) in hosts {
             let Some(number) = by_key.get(&host.config.public_key) else { continue };
             self.remove(*number);
+            was_any = true;
             log::warn(
                 "a client has the key of a host, and is answered no more",
                 json!({ "endpoint_id": client_endpoint(*number), "host_id": host_id }),
             );
         }
+        was_any
     }
 }
 

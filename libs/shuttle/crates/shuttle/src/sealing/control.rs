@@ -49,10 +49,8 @@ fn turn(sealing: &Arc<Sealing>, first: Option<Event>, events: &Receiver<Event>) 
     }
     running.look();
     let patience = running.patience(LOOK_INTERVAL, IDLE_INTERVAL);
-    let mtus = running.take_mtus();
     let has_news = std::mem::take(&mut running.has_news);
-    drop(core);
-    sealing.tell_kernel(mtus);
+    sealing.tell_kernel(core);
     if has_news {
         sealing.news.notify_waiters();
     }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -12,19 +11,22 @@ use std::time::Duration;
 use serde_json::json;
 use weft_abi::client_endpoint;
 use weft_lane::{
-    CipherSpeeds, Event, Framing, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State,
-    Table, Tap, UdpSocket,
+    CipherSpeeds, Event, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State, Table, Tap,
+    UdpSocket,
 };
 use weft_seal::{Cipher, OVERHEAD_BYTES, ReceiveSession, SendSession};
 use weft_tunnel::{
     Endpoint, Engine, EngineConfig, Features, Now, OsRandom, Output, PeerConfig, PeerId, PeerKind,
     PeerState, REJECT_AFTER_TIME, Refusals, Traffic,
 };
+use zeroize::Zeroizing;
 
 use super::clients::Places;
 use super::clock::{now, unix_time};
 use super::keys::{KeyLog, Used};
+use super::memory::Memory;
 use super::parse::Settings;
+use super::recall::{Findings, Recall, RecalledPeer};
 use super::recent::Recent;
 use super::revocations::Revocations;
 use super::warm::{self, Nat, Own};
@@ -47,6 +49,9 @@ const LINK_MTU_DEFAULT: usize = 1_500;
 const WARM_INTERVAL: Duration = Duration::from_secs(1);
 /// Ten looks a second: 640 frames of a kilobyte.
 const REVOCATIONS_PER_LOOK_MAX: usize = 64;
+/// What the next process has to know is written down at most this often, as all peers are; peers that
+/// go are taken out at once.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// What stands in the table before an address is known; nothing is sent there.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -54,6 +59,7 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 pub(super) struct Running {
     pub(super) settings: Settings,
     pub(super) speeds: CipherSpeeds,
+    probes: Probes,
     pub(super) engine: Engine,
     pub(super) lanes: Lanes,
     pub(super) views: HashMap<u32, View>,
@@ -80,6 +86,20 @@ pub(super) struct Running {
     pub(super) revocations: Revocations,
     /// A peer passed something on.
     pub(super) has_news: bool,
+    /// For the next process, where somebody keeps it.
+    memory: Option<Memory>,
+    /// It does not have everything.
+    is_unsaved: bool,
+    save_at: Duration,
+}
+
+/// What the carrier works with.
+pub(super) struct Means {
+    pub(super) tap: Tap,
+    pub(super) socket: UdpSocket,
+    pub(super) memory: Option<Memory>,
+    /// Found out here where no process before did.
+    pub(super) findings: Option<Findings>,
 }
 
 /// A peer as the packet threads have it.
@@ -111,29 +131,26 @@ struct Sending {
 }
 
 impl Running {
-    /// Opens the socket and starts the threads. The receiver gives what they tell.
-    pub(super) fn start(
+    /// Has no peers, and packets wait until [`Self::begin`]. The receiver gives what threads tell.
+    pub(super) fn prepare(
         settings: Settings,
-        tap: OwnedFd,
+        means: Means,
         state_folder: &Path,
-        peers: &BTreeMap<u32, Member>,
     ) -> Result<(Self, Receiver<Event>), Failure> {
         let used = Used::load(state_folder)?;
-        let socket =
-            UdpSocket::open(settings.port).map_err(|error| match error.raw_os_error() {
-                Some(libc::EADDRINUSE) => Failure::sealing_port_in_use(settings.port),
-                _ => Failure::from(error),
-            })?;
-        let tap = Tap::adopt(tap, Framing::Meta)?;
-        let probes = Probes::run(&tap);
-        let (lanes, events) = Lanes::start(tap, socket)?;
-        probes.apply(&lanes);
-        let speeds = CipherSpeeds::measure(CIPHER_MEASUREMENT);
         let key_log = open_key_log(&settings)?;
+        let Means { tap, socket, memory, findings } = means;
+        let Findings { probes, speeds } = findings.unwrap_or_else(|| Findings {
+            probes: Probes::run(&tap),
+            speeds: CipherSpeeds::measure(CIPHER_MEASUREMENT),
+        });
+        let (lanes, events) = Lanes::prepare(tap, socket);
+        probes.apply(&lanes);
         let engine = engine(&settings, speeds, &used, Refusals::default());
-        let mut running = Self {
+        let running = Self {
             settings,
             speeds,
+            probes,
             engine,
             lanes,
             views: HashMap::new(),
@@ -151,13 +168,33 @@ impl Running {
             ask_at: Duration::ZERO,
             revocations: Revocations::default(),
             has_news: false,
+            memory,
+            is_unsaved: true,
+            save_at: Duration::ZERO,
         };
         running.switch_offloads();
-        running.places.retain(|number| peers.contains_key(&number));
-        for (host_id, member) in peers {
-            running.put(*host_id, member);
-        }
         Ok((running, events))
+    }
+
+    /// Lets packets flow, and tells hosts that the process before was connected with that it is gone.
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        self.places.retain(|number| self.views.contains_key(&number));
+        self.revive();
+        Ok(self.lanes.run()?)
+    }
+
+    /// Initiates, paced, to peers that the process before had sessions with, and that have none yet:
+    /// they send by sessions that are gone, and would find out late.
+    pub(super) fn revive(&mut self) {
+        let now = now();
+        let Self { views, recent, .. } = self;
+        let known = views.iter().filter(|(host_id, _)| recent.take(**host_id));
+        let known = known.filter(|(_, view)| view.state != PeerState::Connected);
+        let known: Vec<u32> = known.map(|(host_id, _)| *host_id).collect();
+        self.active.extend(&known);
+        self.engine.initiate_to(now, known.into_iter().map(PeerId));
+        self.engine.handle_timeout(now);
+        self.act();
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -174,6 +211,7 @@ impl Running {
         let is_same_engine = settings.key_log == self.settings.key_log
             && settings.chacha_only == self.settings.chacha_only;
         let before = std::mem::replace(&mut self.settings, settings);
+        self.is_unsaved = true;
         self.switch_offloads();
         if is_same_engine {
             self.change_keys(&before);
@@ -233,9 +271,113 @@ impl Running {
                 let _ = lanes.send(transmit.target, transmit.source, &transmit.bytes);
             }
         }
-        if let Err(error) = lanes.stop() {
-            log::warn("a packet thread ended with an error", json!({ "error": error.to_string() }));
+        stop(lanes);
+    }
+
+    // The process after this one.
+
+    /// Takes over what is known of a peer beyond what the tables say of it.
+    pub(super) fn recall(&mut self, peer: &RecalledPeer) {
+        if let Ok(remote) = peer.endpoint.parse() {
+            self.engine.recall_endpoint(now(), PeerId(peer.host_id), remote);
         }
+        if let Some(view) =
+            self.views.get_mut(&peer.host_id).filter(|_| peer.open_since_unix_ms > 0)
+        {
+            view.open_since = Some(Duration::from_millis(peer.open_since_unix_ms));
+        }
+    }
+
+    /// Takes over sessions. The peers are there already; returns how many sessions it were.
+    pub(super) fn import(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+        self.act();
+        let count = self
+            .engine
+            .import(now(), bytes)
+            .map_err(|error| Failure::internal(format!("no session was taken over: {error}")))?;
+        // From when on they may not be taken over once more is on disk before any of them is used.
+        let is_used_up = match self.engine.poll_output() {
+            Some(Output::KeepHandover(number)) => {
+                self.used.handover = number;
+                self.used.save()
+            }
+            _ => Err(std::io::ErrorKind::InvalidData.into()),
+        };
+        if let Err(error) = is_used_up {
+            self.begin_anew();
+            return Err(Failure::internal(format!("no session was taken over: {error}")));
+        }
+        self.act();
+        Ok(count)
+    }
+
+    /// An engine without sessions in the place of this one, of whose outputs none was followed.
+    fn begin_anew(&mut self) {
+        self.engine = engine(&self.settings, self.speeds, &self.used, Refusals::default());
+        let configs = self.views.iter().filter_map(|(id, view)| Some((*id, view.config.clone()?)));
+        for (host_id, config) in configs.collect::<Vec<_>>() {
+            self.tell_engine(now(), host_id, config);
+        }
+        self.act();
+    }
+
+    /// Writes down what the next process has to know.
+    pub(super) fn save(&mut self) {
+        self.is_unsaved = false;
+        if self.memory.is_none() {
+            return;
+        }
+        let now = now();
+        self.save_at = now.monotonic + SAVE_INTERVAL;
+        let findings = Findings { probes: self.probes, speeds: self.speeds };
+        let peers = self.views.iter().filter_map(|(id, view)| self.recalled(now, *id, view));
+        let recall = Recall::of(&self.settings, findings, peers.collect());
+        let Some(memory) = &mut self.memory else { return };
+        if let Err(error) = memory.write(&recall.to_bytes()) {
+            // What is out of date is not gone on from.
+            let _ = memory.clear();
+            log::warn(
+                "the next process will not know the peers at once",
+                json!({ "error": error.to_string() }),
+            );
+        }
+    }
+
+    fn recalled(&self, now: Now, host_id: u32, view: &View) -> Option<RecalledPeer> {
+        let vnis: &[u32] = match &view.kind {
+            Kind::Node { vnis, .. } => vnis,
+            Kind::Stock { vni, .. } => &[*vni],
+        };
+        let mut peer = RecalledPeer::of(host_id, view.config.as_ref()?, view.nat, vnis);
+        let status = self.engine.status(now, PeerId(host_id));
+        peer.note_stamp(status.and_then(|status| status.greatest_stamp));
+        let endpoint = status.and_then(|status| status.endpoint);
+        peer.endpoint = endpoint.map(|endpoint| endpoint.remote.to_string()).unwrap_or_default();
+        let since = view.open_since.map_or(0, |since| since.as_millis());
+        peer.open_since_unix_ms = u64::try_from(since).unwrap_or(u64::MAX);
+        Some(peer)
+    }
+
+    /// The next process has come through its start.
+    pub(super) fn note_success(&self) {
+        if let Some(Err(error)) = self.memory.as_ref().map(Memory::note_success) {
+            log::warn("the memory cannot be written", json!({ "error": error.to_string() }));
+        }
+    }
+
+    /// As if the process were killed.
+    #[cfg(test)]
+    pub(super) fn crash(self) {
+        stop(self.lanes);
+    }
+
+    /// Stops and gives all sessions away. What the next process has to know of peers is written down.
+    pub(super) fn hand_over(mut self) -> Zeroizing<Vec<u8>> {
+        self.recent.keep(&self.active);
+        self.save();
+        let Self { engine, lanes, .. } = self;
+        stop(lanes);
+        engine.export()
     }
 
     // Peers.
@@ -266,11 +408,7 @@ impl Running {
         }
         self.tell_engine(now, host_id, config);
         self.publish(host_id);
-        if self.recent.take(host_id) {
-            // It sends by a session that is gone, and would find out late.
-            self.engine.want_session(now, PeerId(host_id));
-            self.active.insert(host_id);
-        }
+        self.is_unsaved = true;
         self.act();
     }
 
@@ -301,6 +439,7 @@ impl Running {
         self.places.forget(host_id);
         self.lanes.update(|table| table.remove_peer(host_id));
         self.lanes.discard(host_id);
+        self.is_unsaved = true;
         self.act();
     }
 
@@ -379,6 +518,9 @@ impl Running {
             self.recent.keep(&self.active);
             self.places.keep();
             self.tell_revocations(now);
+        }
+        if self.is_unsaved && now.monotonic >= self.save_at {
+            self.save();
         }
         if now.monotonic >= self.warm_at {
             self.warm_at = now.monotonic + WARM_INTERVAL;
@@ -629,6 +771,7 @@ impl Running {
                     view.place(endpoint);
                     self.places.note(host_id, endpoint.remote);
                     edits.peers.insert(host_id);
+                    self.is_unsaved = true;
                 }
             }
             Output::PathMtu { peer: PeerId(host_id), mtu } => {
@@ -822,6 +965,12 @@ impl View {
         self.receive.remove(&index);
         self.heard = self.heard.filter(|heard| *heard != index);
         self.send.take_if(|sending| sending.index == index).is_some()
+    }
+}
+
+fn stop(lanes: Lanes) {
+    if let Err(error) = lanes.stop() {
+        log::warn("a packet thread ended with an error", json!({ "error": error.to_string() }));
     }
 }
 
