@@ -24,7 +24,7 @@ test('a forwarder that is killed and starts anew costs no sealed packet', async 
 
 for (const shuttle of ['shuttle@alpha', 'shuttle@beta']) {
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    test(`after ${shuttle} ended by ${signal} and started anew, known flows go on by themselves`, async (t) => {
+    test(`after ${shuttle} and what keeps it ended by ${signal} and started anew, known flows go on by themselves`, async (t) => {
       const lab = await sealedLab()
       await establish(lab, web, [api])
       await using traffic = await Traffic.start(at(lab, web.name), target(lab, api), { rate: RATE })

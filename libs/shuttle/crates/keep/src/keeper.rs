@@ -6,7 +6,7 @@ use std::mem::zeroed;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::back_off::BackOff;
 use crate::child::Program;
@@ -241,5 +241,9 @@ fn signal(pid: libc::pid_t, signal: libc::c_int) {
 }
 
 fn log(level: &str, message: &str) {
-    println!("{{\"level\":\"{level}\",\"service\":\"weft-keep\",\"msg\":\"{message}\"}}");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    println!(
+        "{{\"level\":\"{level}\",\"time\":{},\"service\":\"weft-keep\",\"msg\":\"{message}\"}}",
+        since.as_millis()
+    );
 }

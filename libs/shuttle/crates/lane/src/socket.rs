@@ -76,6 +76,11 @@ impl UdpSocket {
         Ok(socket)
     }
 
+    /// Something that sends and receives nearly as such a socket does, for a test.
+    pub fn stand_in(fd: OwnedFd, family: Family) -> Self {
+        Self { fd, family }
+    }
+
     fn configure(&self) -> io::Result<()> {
         if self.family == Family::Both {
             self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;

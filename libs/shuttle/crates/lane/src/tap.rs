@@ -71,6 +71,12 @@ impl Tap {
         Ok(tap)
     }
 
+    /// The queue of the process before, as that one set it. Nothing is asked of the kernel, which might have to
+    /// wait for whoever changes any device of the machine (`rtnl_lock`).
+    pub fn resume(fd: OwnedFd, framing: Framing) -> Self {
+        Self { fd, framing }
+    }
+
     /// Something that takes and gives frames as a TAP does, such as a socket of a test.
     pub fn stand_in(fd: OwnedFd, framing: Framing) -> Self {
         Self { fd, framing }

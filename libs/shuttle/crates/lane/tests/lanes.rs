@@ -7,7 +7,8 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use weft_lane::{
-    EVENTS_MAX, Event, Fallback, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap, UdpSocket,
+    EVENTS_MAX, Event, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap,
+    UdpSocket,
 };
 use weft_seal::{
     Cipher, DATA_HEADER_BYTES, DataHeader, DropReason, Geneve, Gso, ReceiveSession, SealMeta,
@@ -314,7 +315,7 @@ fn an_offload_that_the_kernel_does_not_have_is_refused_and_the_rest_works() {
     let raw = unsafe {
         OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_UDP))
     };
-    let socket = UdpSocket::adopt(raw).expect("a raw socket, which is root's");
+    let socket = UdpSocket::stand_in(raw, Family::V4);
     let (_kernel, tap) = socket_pair();
     let (lanes, _events) = Lanes::start(Tap::stand_in(tap, Framing::Meta), socket).unwrap();
     assert_eq!(lanes.offload(Offload::UdpGro), State::Refused);

@@ -87,8 +87,9 @@ fn main() -> ExitCode {
         }
         Command::Run(config) => {
             log::set_host(&config.host_name);
+            hold_signals(libc::SIG_BLOCK);
             let parking = Arc::new(Parking::open());
-            let taps = Taps::take(&parking, &config);
+            let taps = Taps::take(&parking);
             // First, because packets wait.
             let sealing = Sealing::new(config.state_folder.clone(), Arc::clone(&parking));
             sealing.resume(taps.seal.as_ref());
@@ -167,6 +168,7 @@ async fn run(
 
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    hold_signals(libc::SIG_UNBLOCK);
     let sealing_service = SealingServiceServer::new(SealingService::new(Arc::clone(&sealing)));
     let service = Service::new(Arc::clone(&plane), Arc::clone(&sealing), tracer, features);
     let service = ShuttleServiceServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -190,6 +192,19 @@ async fn run(
         sealing.leave();
     }
     Ok(())
+}
+
+/// Whoever asks for an end while the start is under way gets it afterwards: what was taken over can then be
+/// handed over. Of all threads only this one takes signals.
+fn hold_signals(how: libc::c_int) {
+    // SAFETY: the set is initialised by the calls, and lives during them.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
 }
 
 async fn keep_alive(plane: Arc<Plane>) {

@@ -5,7 +5,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
-use weft_io::Tap;
 use weft_keep::{Parked, Store};
 
 use crate::log;
@@ -49,19 +48,6 @@ impl Parking {
     /// What the process before parked, once. It stays parked.
     pub(crate) fn take(&self, name: &str) -> Option<OwnedFd> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner).take(name)
-    }
-
-    /// A TAP of the process before, if it is this device's.
-    pub(crate) fn take_tap(&self, name: &str, device: &str) -> Option<Tap> {
-        let tap = Tap::adopt(self.take(name)?, device);
-        if let Err(error) = &tap {
-            log::warn(
-                "a TAP was not taken over",
-                json!({ "tap": device, "error": error.to_string() }),
-            );
-            self.remove(name);
-        }
-        tap.ok()
     }
 
     /// Parks a descriptor in the place of what is parked by that name.

@@ -50,6 +50,8 @@ pub(crate) struct Plane {
     netns: weft_netns::Client,
     tap: Tap,
     seal_tap: Tap,
+    /// It is that of the process before.
+    pub(crate) is_seal_tap_kept: bool,
     attaching: Mutex<()>,
     kernel: Mutex<Kernel>,
     engine: Mutex<Engine>,
@@ -106,19 +108,16 @@ pub(crate) struct Report {
     pub(crate) counters: Counters,
 }
 
-/// The TAPs of the process before: what came meanwhile waits in them.
+/// Queues of TAPs that the process before had: what came meanwhile waits in them.
 #[derive(Debug, Default)]
 pub(crate) struct Taps {
-    pub(crate) slow: Option<Tap>,
-    pub(crate) seal: Option<Tap>,
+    pub(crate) slow: Option<OwnedFd>,
+    pub(crate) seal: Option<OwnedFd>,
 }
 
 impl Taps {
-    pub(crate) fn take(parking: &Parking, config: &Config) -> Self {
-        Self {
-            slow: parking.take_tap(SLOW_TAP, &config.slow_device()),
-            seal: parking.take_tap(SEAL_TAP, &config.seal_device()),
-        }
+    pub(crate) fn take(parking: &Parking) -> Self {
+        Self { slow: parking.take(SLOW_TAP), seal: parking.take(SEAL_TAP) }
     }
 }
 
@@ -133,13 +132,17 @@ impl Plane {
             limits: config.limits,
         })?;
         // First, because it admits but one shuttle.
-        let tap = parked_or_new(taps.slow, parking, SLOW_TAP, || {
-            Tap::open(&config.tun_node, &config.slow_device())
-                .map_err(|error| tap_failure(&config, &config.slow_device(), &error))
+        let (slow_device, seal_device) = (config.slow_device(), config.seal_device());
+        let slow_tap = taps.slow.and_then(|queue| adopt_tap(queue, &slow_device));
+        let tap = kept_or_new(slow_tap, parking, SLOW_TAP, || {
+            Tap::open(&config.tun_node, &slow_device)
+                .map_err(|error| tap_failure(&config, &slow_device, &error))
         })?;
-        let seal_tap = parked_or_new(taps.seal, parking, SEAL_TAP, || {
-            Tap::open_queue(&config.tun_node, &config.seal_device())
-                .map_err(|error| tap_failure(&config, &config.seal_device(), &error))
+        let seal_tap = taps.seal.and_then(|queue| adopt_tap(queue, &seal_device));
+        let is_seal_tap_kept = seal_tap.is_some();
+        let seal_tap = kept_or_new(seal_tap, parking, SEAL_TAP, || {
+            Tap::open_queue(&config.tun_node, &seal_device)
+                .map_err(|error| tap_failure(&config, &seal_device, &error))
         })?;
         let mut links = Links::open()?;
         let slow = find_tap(&mut links, &config.slow_device())?;
@@ -184,6 +187,7 @@ impl Plane {
             started: Instant::now(),
             tap,
             seal_tap,
+            is_seal_tap_kept,
             attaching: Mutex::new(()),
             kernel: Mutex::new(plane),
             engine: Mutex::new(engine),
@@ -1015,13 +1019,23 @@ const fn is_client(ifindex: u32) -> bool {
     client_endpoint(ifindex).is_some()
 }
 
-fn parked_or_new(
-    parked: Option<Tap>,
+/// `None` where the device is gone, or is another one.
+fn adopt_tap(queue: OwnedFd, device: &str) -> Option<Tap> {
+    let tap = Tap::adopt(queue, device);
+    if let Err(error) = &tap {
+        let facts = json!({ "tap": device, "error": error.to_string() });
+        log::warn("a TAP was not taken over", facts);
+    }
+    tap.ok()
+}
+
+fn kept_or_new(
+    kept: Option<Tap>,
     parking: &Parking,
     name: &str,
     open: impl FnOnce() -> Result<Tap, Failure>,
 ) -> Result<Tap, Failure> {
-    if let Some(tap) = parked {
+    if let Some(tap) = kept {
         return Ok(tap);
     }
     let tap = open()?;

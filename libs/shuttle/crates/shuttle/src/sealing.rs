@@ -100,8 +100,15 @@ impl Sealing {
         Arc::new(Self { plane, parking, state_folder, core, news })
     }
 
-    /// The data plane is there.
+    /// The data plane is there. What goes on with a TAP that is gone waits for the forwarder instead.
     pub(crate) fn join(&self, plane: Arc<Plane>) {
+        if !plane.is_seal_tap_kept
+            && let Some(running) = self.core().running.take()
+        {
+            running.stop();
+            self.parking.remove(SEAL_SOCKET);
+            self.parking.remove(SEAL_MEMORY);
+        }
         let clients = plane.clients();
         // Called once.
         let _ = self.plane.set(plane);

@@ -25,7 +25,7 @@ use crate::parking::{SEAL_MEMORY, SEAL_SESSIONS, SEAL_SOCKET};
 impl Sealing {
     /// Goes on where the process before ended, before anything else is done: packets wait. `tap` is
     /// that of the process before.
-    pub(crate) fn resume(self: &Arc<Self>, tap: Option<&weft_io::Tap>) {
+    pub(crate) fn resume(self: &Arc<Self>, tap: Option<&OwnedFd>) {
         let Some((tap, memory)) = tap.zip(self.parking.take(SEAL_MEMORY)) else { return };
         let sessions = self.parking.take(SEAL_SESSIONS);
         let had_sessions = sessions.is_some();
@@ -51,11 +51,11 @@ impl Sealing {
 
     fn try_resume(
         self: &Arc<Self>,
-        tap: &weft_io::Tap,
+        tap: &OwnedFd,
         memory: OwnedFd,
         sessions: Option<OwnedFd>,
     ) -> Result<(usize, usize), Failure> {
-        let tap = Tap::adopt(tap.as_fd().try_clone_to_owned()?, Framing::Meta)?;
+        let tap = Tap::resume(tap.try_clone()?, Framing::Meta);
         let socket = |port| self.socket(port);
         let resumed = Resumed::of(memory, sessions, tap, socket, &self.state_folder)?;
         let Resumed { running, events, peers, sessions } = resumed;
