@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import type { Lab } from '@weft/lab'
 import type { Port, PortCounters } from '@weft/sdk'
+import { at } from './lab.ts'
 
 /** Counters of the port of `NETWORK/ENDPOINT`. */
 export async function countersOf(lab: Lab, host: string, name: string): Promise<PortCounters> {
@@ -48,7 +49,7 @@ function describe(counters: PortCounters): string {
   return JSON.stringify(counters, (_, value) => (typeof value === 'bigint' ? Number(value) : value))
 }
 
-/** All that was dropped on any host so far, by place and reason: where to look for what is missing. */
+/** All that was dropped on any host so far, by place and reason, and by its devices: where to look for what is missing. */
 export async function dropsOf(lab: Lab): Promise<string> {
   const found: string[] = []
   for (const { name } of lab.weftHosts) {
@@ -63,6 +64,18 @@ export async function dropsOf(lab: Lab): Promise<string> {
         if (count > 0n) found.push(`${place} ${reason} ${count}`)
       }
     }
+    found.push(...(await deviceDropsOf(lab, name)))
   }
   return found.join(', ')
+}
+
+/** Devices of a host that dropped packets by themselves, for example as nobody took them in time. */
+async function deviceDropsOf(lab: Lab, host: string): Promise<string[]> {
+  const links: readonly {
+    ifname: string
+    stats64: { rx: { dropped: number }; tx: { dropped: number } }
+  }[] = JSON.parse(await at(lab, host).mustRun(['ip', '-j', '-s', 'link', 'show']))
+  return links
+    .filter(({ stats64: { rx, tx } }) => rx.dropped + tx.dropped > 0)
+    .map(({ ifname, stats64: { rx, tx } }) => `${ifname}@${host} rx ${rx.dropped} tx ${tx.dropped}`)
 }
