@@ -15,6 +15,8 @@ const PREFIX = '10.44.0.0/24'
 const SIDES = ['alpha', 'beta'] as const
 const READY_MS = 15_000
 const GIVE_UP_MS = 5000
+/** By then hosts with a session know where others see them: those that do not would open one to ask. */
+const KNOWN_MS = 3000
 /** What an attach has led to is over by then. */
 const SETTLE_MS = 100
 
@@ -37,6 +39,9 @@ export async function firstData({ lab, prefix, signal }: BenchContext): Promise<
     await join(lab, made, 'alpha', `${prefix}-cold1`),
     await join(lab, made, 'beta', `${prefix}-cold2`),
   ]
+  await one.place.mustRun(['ping', '-c', '1', '-w', '5', other.address])
+  await sleep(KNOWN_MS)
+  const known = await knownEndpoints(lab)
   const ms: number[] = []
   for (let index = 0; index < TIMES; index++) {
     signal.throwIfAborted()
@@ -44,7 +49,7 @@ export async function firstData({ lab, prefix, signal }: BenchContext): Promise<
     await lab.client.host(other.host).detach(other.ref)
     await untilConnections(lab, [])
     await attach(lab, other)
-    await untilConnections(lab, ['idle'])
+    await untilKnown(lab, known)
     await sleep(SETTLE_MS)
     await untilConnections(lab, ['idle'])
     const { first_ns } = await ping(source.place, target.address, {
@@ -127,6 +132,20 @@ async function join(
 
 async function attach(lab: Lab, { host, place, ref }: Member): Promise<void> {
   await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
+}
+
+/** How many endpoints each of the hosts has in its tables. */
+async function knownEndpoints(lab: Lab): Promise<string> {
+  const all = await Promise.all(SIDES.map((host) => lab.status(host)))
+  return all.map(({ endpoints }) => endpoints).join()
+}
+
+/** Waits until both hosts know both endpoints again: before, a first packet waits for that. */
+async function untilKnown(lab: Lab, wanted: string): Promise<void> {
+  await eventually(async () => {
+    const known = await knownEndpoints(lab)
+    if (known !== wanted) throw new Error(`the hosts know ${known} endpoints, not ${wanted}`)
+  }, READY_MS)
 }
 
 /** Waits until each of the hosts has connections of these states and no others. */
