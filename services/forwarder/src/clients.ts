@@ -64,17 +64,19 @@ export function presentHostKey({ sealing: { state } }: Host): string | undefined
 }
 
 function sealingOf(host: Host): { readonly hostKey: string; readonly self: Self } {
-  const { state } = host.sealing
   const { self } = host.rows
   const hostKey = presentHostKey(host)
   if (self && hostKey !== undefined) return { hostKey, self }
-  const problem =
-    state?.kind === 'unavailable'
-      ? `its sealed transport is not there: ${state.problem}`
-      : self
-        ? 'it does not seal; its record lacks the capability carrier-sealed'
-        : 'it has not heard from the control plane yet'
+  const problem = whyNotSealing(host)
   throw new SealingUnavailableError({ host: self?.name ?? host.hostName, problem })
+}
+
+function whyNotSealing({ rows: { self }, sealing: { state } }: Host): string {
+  if (!self) return 'it has not heard from the control plane yet'
+  if (state?.kind === 'unavailable') return `its sealed transport is not there: ${state.problem}`
+  return self.canSeal
+    ? 'its sealed transport is not there yet'
+    : 'it does not seal; its record lacks the capability carrier-sealed'
 }
 
 function candidatesOf(host: Host, self: Self) {

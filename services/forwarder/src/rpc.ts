@@ -142,6 +142,11 @@ export function hostApi(host: Host): Implementation {
       const { tenant, network, source, ...probe } = request
       const port = host.ports.find({ tenant, network, endpoint: source })
       if (!port) throw new PortNotFoundError({ endpoint: source, host: host.hostName })
+      if (port.attachment.kind === 'wireguard') {
+        const problem = `${source} is a WireGuard client, and nothing can be sent from it here`
+        const remedy = 'ping from the client itself, or from another endpoint to it'
+        throw new InvalidArgumentError({ field: 'source', problem, remedy })
+      }
       inRange('count', probe.count, 1, PING_COUNT_MAX)
       inRange('payload_bytes', probe.payloadBytes, 0, PING_PAYLOAD_MAX_BYTES)
       if (probe.targetAddress.length !== 4 && probe.targetAddress.length !== 16) {

@@ -186,6 +186,21 @@ describe('a WireGuard client', () => {
     await eventually(() => !host.shuttle.ports.has(PHONE))
   })
 
+  test('is no place to send echo requests from', async () => {
+    await using bench = await clientBench()
+    const { host } = bench
+    await attach(host)
+    const target = { targetAddress: Buffer.of(10, 20, 0, 1), count: 1, intervalMs: 0, timeoutMs: 1 }
+    const { tenant, network: net, endpoint: source } = phone
+
+    await assert.rejects(
+      Array.fromAsync(
+        host.client.ping({ tenant, network: net, source, ...target, payloadBytes: 0 }),
+      ),
+      /is a WireGuard client/,
+    )
+  })
+
   test('is detached like any port', async () => {
     await using bench = await clientBench()
     const { host } = bench
