@@ -365,10 +365,10 @@ export class Lab implements AsyncDisposable {
   async stop(name: string, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     const ref = this.#started(name)
     if (ref === undefined) return
-    const own = this.process(name)
+    const ends = [ref, this.process(name) ?? ref]
     process.kill(ref.pid, signal)
     const deadline = Date.now() + END_DEADLINE_MS
-    while (isAlive(ref) || (own !== undefined && isAlive(own))) {
+    while (ends.some(isAlive)) {
       if (Date.now() > deadline) throw new InternalError(`${name} does not end after ${signal}`)
       await sleep(POLL_MS)
     }
