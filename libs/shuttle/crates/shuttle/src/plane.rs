@@ -37,10 +37,11 @@ use crate::underlay::{Device, Underlay};
 const INNER_DEVICE_DEFAULT: &str = "eth0";
 /// A device's name has 15 bytes.
 const DEVICE_NAME_BYTES_MAX: usize = 15;
-/// Frames that wait to be sealed: 32 MiB of super-packets, and while one process follows another 50 ms of
-/// 10,000 packets a second. More would be waiting, not speed. It is not changed in between: the kernel
-/// drops what comes while it changes the length (`dev_qdisc_change_tx_queue_len`).
-const SEAL_QUEUE_FRAMES_MAX: u32 = 512;
+/// Frames that wait to be sealed: 64 MiB of super-packets, and while one process follows another 100 ms of
+/// 10,000 packets a second: a busy machine may need as long to start it. More would be waiting, not speed.
+/// The length is not changed in between: the kernel drops what comes while it changes it
+/// (`dev_qdisc_change_tx_queue_len`).
+const SEAL_QUEUE_FRAMES_MAX: u32 = 1024;
 
 /// The data plane.
 #[derive(Debug)]
