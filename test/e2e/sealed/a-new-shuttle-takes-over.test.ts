@@ -29,7 +29,7 @@ test('shuttles that follow each other lose no sealed packet and keep their sessi
     await lab.upgrade(shuttle)
     await eventually(async () => {
       const since = takenOver(lab, shuttle).slice(before)
-      assert.ok(since.length > 0 && since.every((sessions) => sessions > 0), since.join(' '))
+      assert.ok(since.length > 0 && since.every((sessions) => sessions > 0), since.join())
     })
     await sleep(LIFE_MS / 3)
   }

@@ -215,7 +215,7 @@ mod tests {
             key: LocalKey::new(&[7; 32]),
             previous_key: Some(LocalKey::new(&[8; 32])),
             port: 61820,
-            key_log: Some("keys".into()),
+            key_log: Some("/keys".into()),
             offloads_off: vec![Offload::UdpGro, Offload::EqualTail],
             chacha_only: true,
         }
