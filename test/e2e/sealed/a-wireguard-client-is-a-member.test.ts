@@ -23,6 +23,7 @@ import {
 
 const [web, db, api, edge] = BLUE
 const NAME = 'blue/phone'
+const ECHOES = 40
 const IP4 = '10.20.9.4'
 const IP6 = 'fd20::9:4'
 const HOST = 'alpha'
@@ -231,11 +232,13 @@ describe('a stock WireGuard client', () => {
         [web, redWeb].map(async ({ name }) => (await countersOf(lab, HOST, name)).sentPackets),
       )
     const [blueBefore = 0n, redBefore = 0n] = await sentTo()
-    assert.equal((await ping(red.place, redWeb.ip4, { count: 5 })).received, 5)
+    const { received } = await ping(red.place, redWeb.ip4, { count: ECHOES, 'interval-us': 10_000 })
+    assert.equal(received, ECHOES)
     await eventually(async () => {
       const [toBlue = 0n, toRed = 0n] = await sentTo()
-      assert.ok(toRed - redBefore >= 5n)
-      assert.equal(toBlue, blueBefore)
+      assert.ok(toRed - redBefore >= ECHOES)
+      // It may hear something of its own network meanwhile.
+      assert.ok(toBlue - blueBefore < ECHOES / 2)
     })
     // It is in network blue alone.
     assert.equal((await ping(red.place, edge.ip4, { count: 3, 'timeout-ms': 500 })).received, 0)

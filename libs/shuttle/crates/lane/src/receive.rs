@@ -57,6 +57,9 @@ impl Lane<'_> {
 
     /// Opens runs of messages of one session together.
     fn accept(&self, bytes: &mut [u8], received: Received) {
+        if bytes.is_empty() {
+            return self.drop(DropReason::MessageUnknown);
+        }
         let mut messages = Messages::new();
         let mut index = 0;
         for datagram in bytes.chunks_mut(received.datagram_bytes.max(1)) {
