@@ -266,13 +266,18 @@ export class Lab implements AsyncDisposable {
     )
   }
 
+  /** Has the keys of locked tenants vouch for all hosts under the keys that these have now. */
+  signTenants(): Promise<void> {
+    return signTenants(this.client, this.topology, this.plan)
+  }
+
   /** Makes what the topology says, as any client would; endpoints are attached once their hosts answer. */
   async populate(withEndpoints: boolean): Promise<void> {
     const { client, topology, plan } = this
     await createRecords(client, topology, plan)
     await lockTenants(client, topology, plan)
     await Promise.all(this.weftHosts.map((host) => this.#join(host)))
-    await Promise.all([signTenants(client, topology, plan), this.untilReady()])
+    await Promise.all([this.signTenants(), this.untilReady()])
     if (!withEndpoints) return
     await Promise.all(
       this.plan.endpoints.map((endpoint) => attach(this.client, this.plan, endpoint)),

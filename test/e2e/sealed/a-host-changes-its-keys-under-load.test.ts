@@ -4,7 +4,7 @@ import type { Lab } from '@weft/lab'
 import type { OpenConnection } from '@weft/sdk'
 import { eventually } from '../../support/eventually.ts'
 import { ping } from '../../support/probe.ts'
-import { BLUE, establish, sealedLab, target } from '../support/blue.ts'
+import { BLUE, establish, RED, sealedLab, target } from '../support/blue.ts'
 import { at, isTorture, scaled } from '../support/lab.ts'
 import { identityOf, weftAt } from '../support/members.ts'
 import { Traffic } from '../support/traffic.ts'
@@ -20,7 +20,11 @@ test('a host gets new keys while packets flow, and its sessions stay', async (t)
   await lab.untilReady()
   await establish(lab, web, [api, edge])
   await establish(lab, api, [web])
-  const before = await sessionWith(lab)
+  const before = await eventually(async () => {
+    const session = await sessionWith(lab)
+    assert.ok(session?.openSince, 'it has not been reported yet')
+    return session
+  })
   await using out = await Traffic.start(at(lab, web.name), target(lab, api), { rate: RATE }, 5340)
   await using into = await Traffic.start(at(lab, api.name), target(lab, web), { rate: RATE }, 5341)
   for (let round = 0; round < scaled(1, 10); round++) {
@@ -39,7 +43,7 @@ test('a host gets new keys while packets flow, and its sessions stay', async (t)
   }
   const after = await sessionWith(lab)
   assert.equal(after?.state, 'open')
-  assert.deepEqual(after.openSince, before?.openSince, 'it was open all the while')
+  assert.deepEqual(after.openSince, before.openSince, 'it was open all the while')
   if (!isTorture) assert.equal(ageChange(before, after), 0, 'a new session was begun')
   // Sessions that are begun now are begun with the new key, by either side.
   for (const [shuttle, other] of [
@@ -55,6 +59,13 @@ test('a host gets new keys while packets flow, and its sessions stay', async (t)
       assert.equal(received, 1)
     })
   }
+  // A locked tenant has to vouch for the new keys itself.
+  await lab.signTenants()
+  const [redWeb, redApi] = RED
+  await eventually(async () => {
+    const { received } = await ping(at(lab, redWeb.name), redApi.ip4, { count: 1 })
+    assert.equal(received, 1)
+  })
 })
 
 /** What the other host says of its connection to the one that changes its keys. */

@@ -214,7 +214,10 @@ export function registerHost(program: Command, act: Act): void {
     .command('rotate-keys')
     .description('give the host on this machine new keys, while it goes on')
     .option('--identity <folder>', 'where the identity is', IDENTITY_DEFAULT)
-    .addHelpText('after', '\nExample:\n  weft host rotate-keys\n')
+    .addHelpText(
+      'after',
+      '\nIn networks of locked tenants the host is no member under its new keys until they are signed again: weft tenant sign TENANT\n\nExample:\n  weft host rotate-keys\n',
+    )
     .action(
       act(async (_session, { identity }: { identity: string }) => {
         const { rotateHostKeys } = await import('@weft/domain/enrolment')
