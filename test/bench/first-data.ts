@@ -130,8 +130,10 @@ async function join(
   return member
 }
 
+/** Right after a detach location-resolver may not have heard yet that the endpoint is the host's again. */
 async function attach(lab: Lab, { host, place, ref }: Member): Promise<void> {
-  await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
+  const netns = { kind: 'netns', path: place.path } as const
+  await eventually(() => lab.client.host(host).attach(ref, netns), READY_MS)
 }
 
 /** How many endpoints each of the hosts has in its tables. */
