@@ -1,3 +1,4 @@
+import type { RunContext } from './context.ts'
 import { interleaved, mediansOf, type Rounds } from './interleaved.ts'
 import {
   applicationRttUs,
@@ -19,9 +20,9 @@ export async function compareTcp(
   name: string,
   contenders: Contenders,
   load: TcpLoad,
-  rounds: Rounds,
+  context: RunContext,
 ): Promise<{ readonly throughput: Measured; readonly cost: Measured }> {
-  const samples = await measureAll(contenders, (pair) => tcpRun(pair, load), rounds)
+  const samples = await measureAll(contenders, (pair) => tcpRun(pair, load, context.tcp), context)
   const direction = load.reverse === true ? ', reverse' : ''
   const bench = `${name}: TCP, ${load.streams} ${load.streams === 1 ? 'stream' : 'streams'}${direction}`
   return {

@@ -7,6 +7,8 @@ import type { Pair } from './measure.ts'
 export interface RunContext extends Rounds {
   /** Prefix of the namespaces that a bench makes. */
   readonly prefix: string
+  /** Congestion control of TCP where throughput is measured. */
+  readonly tcp: string
 }
 
 /** What a bench in a lab gets. */

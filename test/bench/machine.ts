@@ -9,6 +9,8 @@ export interface Machine {
   readonly cores: number
   readonly memoryGib: number
   readonly kernel: string
+  /** TCP's congestion control; it decides much of what a stream reaches. */
+  readonly tcp: string
   readonly node: string
   /** With `+` where the clone differs from it. */
   readonly commit: string
@@ -17,7 +19,7 @@ export interface Machine {
   readonly load: number
 }
 
-export function describeMachine(): Machine {
+export function describeMachine(tcp: string): Machine {
   const all = cpus()
   const git = (...words: string[]): string =>
     execFileSync('git', words, { cwd: ROOT, encoding: 'utf8' }).trim()
@@ -27,11 +29,20 @@ export function describeMachine(): Machine {
     cores: all.length,
     memoryGib: Math.round(totalmem() / 1024 ** 3),
     kernel: release(),
+    tcp,
     node: process.version,
     commit: git('rev-parse', '--short', 'HEAD') + (isChanged ? '+' : ''),
     date: new Date().toISOString().slice(0, 10),
     load: Number(loadavg()[0]?.toFixed(1)),
   }
+}
+
+/** Kinds of congestion control that this kernel has; the one that it uses unless told otherwise first. */
+export function congestionControls(): readonly string[] {
+  const read = (name: string): string[] =>
+    readFileSync(`/proc/sys/net/ipv4/${name}`, 'utf8').trim().split(' ')
+  const all = [...read('tcp_congestion_control'), ...read('tcp_available_congestion_control')]
+  return [...new Set(all)]
 }
 
 /** Ticks of /proc/stat in a second (`USER_HZ`, the same on every architecture that we run on). */

@@ -1,6 +1,7 @@
 /**
- * `npm run bench [-- NAME…] [--json FILE] [--runs N] [--peers-only]`: measures us and our peers in one run and holds the figures
- * against the bars. Ends with 1 if a bar is missed. The peers of `sealed` can be measured alone, without a lab.
+ * `npm run bench [-- NAME…] [--json FILE] [--runs N] [--tcp KIND] [--peers-only]`: measures us and our peers in one run and holds
+ * the figures against the bars. Ends with 1 if a bar is missed. The peers of `sealed` can be measured alone, without a lab. `KIND` is
+ * the congestion control under which throughput is measured, by default the machine's own.
  *
  * `npm run bench -- --table FILE` measures nothing: it prints what a run wrote to the file as the README has it.
  */
@@ -14,9 +15,8 @@ import { direct, directWithoutOffloads } from './direct.ts'
 import { enrolment } from './enrolment.ts'
 import { FLOW_IDLE_S, firstPacket } from './first-packet.ts'
 import { idleMemory } from './idle-memory.ts'
-import type { Rounds } from './interleaved.ts'
 import { join } from './join.ts'
-import { describeMachine } from './machine.ts'
+import { congestionControls, describeMachine } from './machine.ts'
 import { formatMarkdown, type Run } from './markdown.ts'
 import { mutualTls } from './mutual-tls.ts'
 import { renewals } from './renewals.ts'
@@ -81,27 +81,34 @@ const { values, positionals } = parseArgs({
     runs: { type: 'string', default: String(RUNS) },
     'peers-only': { type: 'boolean', default: false },
     table: { type: 'string' },
+    tcp: { type: 'string' },
   },
 })
 const runs = Number(values.runs)
+const controls = congestionControls()
+const tcp = values.tcp ?? controls[0] ?? ''
 const isPeersOnly = values['peers-only']
 const known = isPeersOnly ? Object.keys(BENCHES_OF_PEERS) : NAMES
 const unknown = positionals.filter((name) => !known.includes(name))
+const problem =
+  unknown.length > 0
+    ? `no bench${isPeersOnly ? ' of peers' : ''} is called ${unknown.join(', ')}`
+    : !Number.isInteger(runs) || runs < 1
+      ? '--runs takes a number'
+      : !controls.includes(tcp)
+        ? `this kernel's TCP has no congestion control ${tcp}; it has ${controls.join(', ')}`
+        : undefined
 if (values.table !== undefined) {
   console.log(formatMarkdown(JSON.parse(readFileSync(values.table, 'utf8')) as Run))
-} else if (unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
-  console.error(
-    unknown.length > 0
-      ? `error: no bench${isPeersOnly ? ' of peers' : ''} is called ${unknown.join(', ')}`
-      : 'error: --runs takes a number',
-  )
-  const options = `[--json FILE] [--runs N]${isPeersOnly ? ' --peers-only' : ''}`
+} else if (problem !== undefined) {
+  console.error(`error: ${problem}`)
+  const options = `[--json FILE] [--runs N] [--tcp KIND]${isPeersOnly ? ' --peers-only' : ''}`
   console.error(`try: npm run bench -- [${known.join(' | ')}]… ${options}`)
   process.exitCode = 2
 } else {
   const signal = untilInterrupted()
   try {
-    process.exitCode = await main(positionals, { runs, signal }, values.json)
+    process.exitCode = await main(positionals, { runs, signal, tcp }, values.json)
   } catch (error) {
     if (!signal.aborted) throw error
     console.error(`error: ${String(signal.reason)}`)
@@ -120,16 +127,16 @@ function untilInterrupted(): AbortSignal {
 
 async function main(
   names: readonly string[],
-  rounds: Rounds,
+  options: Omit<RunContext, 'prefix'>,
   jsonFile: string | undefined,
 ): Promise<number> {
-  const machine = describeMachine()
+  const machine = describeMachine(options.tcp)
   console.log(
     Object.entries(machine)
       .map(([name, value]) => `${name} ${value}`)
       .join(', '),
   )
-  const context: RunContext = { ...rounds, prefix: `b${process.pid}` }
+  const context: RunContext = { ...options, prefix: `b${process.pid}` }
   const results: Result[] = isPeersOnly
     ? await runAll(BENCHES_OF_PEERS, names, context)
     : await runAll(BENCHES_WITHOUT_LAB, names, context)

@@ -222,7 +222,6 @@ function peerOf(index: number, publicKey: Buffer): Peer {
         { address: addressOf(index), port: PORT, kind: CandidateKind.CANDIDATE_KIND_OWN },
       ],
       presharedKey: Buffer.alloc(0),
-      stock: false,
       previousPublicKey: Buffer.alloc(0),
     },
   }

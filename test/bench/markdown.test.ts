@@ -7,6 +7,7 @@ const MACHINE = {
   processor: 'AMD EPYC',
   cores: 2,
   memoryGib: 24,
+  tcp: 'cubic',
   kernel: '6.18.44',
   node: 'v24.21.0',
   commit: 'dc90ad4',
@@ -28,7 +29,7 @@ test('a run is a table of the README, with the machine before it and the peers b
   const results = [{ ...passed, peersAbout }, { ...missed, peersAbout }, unjudged(MEASURED)]
 
   assert.deepEqual(formatMarkdown({ machine: MACHINE, results }).split('\n'), [
-    '2-core AMD EPYC, 24 GiB, Linux 6.18.44, commit dc90ad4, 2026-11-21, load 0.3 before:',
+    '2-core AMD EPYC, 24 GiB, Linux 6.18.44 (TCP: cubic), commit dc90ad4, 2026-11-21, load 0.3 before:',
     '',
     '| bench | ours | peers, same run | ratio | bar |  |',
     '|---|---|---|---|---|---|',

@@ -13,8 +13,8 @@ export function formatMarkdown({ machine, results }: Run): string {
 }
 
 function describe(machine: Machine): string {
-  const { cores, processor, memoryGib, kernel, commit, date, load } = machine
-  return `${cores}-core ${processor}, ${memoryGib} GiB, Linux ${kernel}, commit ${commit}, ${date}, load ${load} before`
+  const { cores, processor, memoryGib, kernel, tcp, commit, date, load } = machine
+  return `${cores}-core ${processor}, ${memoryGib} GiB, Linux ${kernel} (TCP: ${tcp}), commit ${commit}, ${date}, load ${load} before`
 }
 
 function table(results: readonly Result[]): string[] {

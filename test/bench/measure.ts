@@ -33,9 +33,13 @@ export interface TcpRun {
 /**
  * Throughput of TCP and what it costs; all streams are of one process at either end. The client is held to core 0 and the server to
  * core 1, whoever carries the packets: left alone, the scheduler now and then puts both on one core or moves them in the middle, and a run then
- * measures that instead.
+ * measures that instead. `congestion` is one of Linux's kinds of congestion control.
  */
-export async function tcpRun(pair: Pair, { streams, reverse = false }: TcpLoad): Promise<TcpRun> {
+export async function tcpRun(
+  pair: Pair,
+  { streams, reverse = false }: TcpLoad,
+  congestion: string,
+): Promise<TcpRun> {
   const { client, server, address } = pair
   await using listener = server.start(['iperf3', '--server', '--one-off', '--forceflush'])
   await listener.until('listening')
@@ -43,6 +47,7 @@ export async function tcpRun(pair: Pair, { streams, reverse = false }: TcpLoad):
   const output = await client.mustRun([
     ...['iperf3', '--client', address, '--time', String(TCP_SECONDS)],
     ...['--parallel', String(streams), '--affinity', '0,1', '--json'],
+    ...['--congestion', congestion],
     ...(reverse ? ['--reverse'] : []),
   ])
   const cpuSeconds = busyCpuSeconds() - busyBefore

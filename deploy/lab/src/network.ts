@@ -10,6 +10,11 @@ import {
 import { inNamespace, ip, mustRun } from './shell.ts'
 
 const MANAGEMENT_BITS = 24
+/**
+ * Without an address of its own a bridge takes that of a port, so another one when that port is taken out, and nobody reaches it
+ * until neighbours have asked again. No two of the lab's bridges are on one wire.
+ */
+const BRIDGE_MAC = '02:77:65:66:74:01'
 
 /**
  * Builds the namespaces of a lab and the wires between them: the management network around the control services, and the
@@ -67,7 +72,7 @@ async function buildControl(plan: LabPlan): Promise<void> {
   await ip(
     [
       'link set lo up',
-      'link add mgmt0 type bridge',
+      `link add mgmt0 address ${BRIDGE_MAC} type bridge`,
       `address add ${plan.controlAddress}/${MANAGEMENT_BITS} dev mgmt0`,
       'link set mgmt0 up',
       ...plan.hosts.flatMap((host) => [
@@ -108,7 +113,7 @@ async function buildNat(plan: LabPlan, underlay: UnderlayPlan): Promise<void> {
 function bridgeLines(plan: LabPlan, underlay: UnderlayPlan, device: string): string[] {
   const hosts = plan.hosts.filter((host) => host.underlay === underlay.name)
   return [
-    `link add ${device} type bridge mcast_snooping 0`,
+    `link add ${device} address ${BRIDGE_MAC} type bridge mcast_snooping 0`,
     `link set ${device} up mtu ${underlay.mtuBytes}`,
     ...underlay.gateways.map((gateway) => addressLine(device, gateway)),
     ...hosts.flatMap(({ name }) => [

@@ -230,7 +230,6 @@ function tablePeer(entry: PeerEntry): TablePeer {
       previousPublicKey: Buffer.from(entry.previousTunnelKey, 'hex'),
       candidates: entry.candidates.map(candidateToMessage),
       presharedKey: NOTHING,
-      stock: false,
     },
   }
 }

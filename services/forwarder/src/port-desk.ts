@@ -116,6 +116,7 @@ export class PortDesk {
         return { port: await this.#told(present, attachment), created }
       }
       try {
+        await this.#releaseFirst(name)
         return { port: await this.#attachNew(name, attachment, idempotencyKey), created: true }
       } catch (error) {
         this.#events.attachFailed(nameText(name), asWeftError(error))
@@ -328,19 +329,32 @@ export class PortDesk {
     this.#locations.say(detachedClaim(release))
   }
 
+  /** A release that config has not answered may still come through, and would undo an attach that came between. */
+  async #releaseFirst(name: EndpointName): Promise<void> {
+    const text = nameText(name)
+    for (const release of [...this.#releases.values()]) {
+      if (release.name === text) await this.#tellReleased(release)
+    }
+  }
+
   /** Tells location-resolver, then config, that the endpoint is free; what is silent stays to be told. */
   async #settleRelease(endpointId: number): Promise<void> {
     const release = this.#releases.get(endpointId)
     if (!release) return
     try {
-      await this.#locations.saidWithin(detachedClaim(release), RELEASE_TIMEOUT_MS)
-      await this.#release(endpointId)
-      if (this.#releases.get(endpointId) !== release) return
-      this.#releases.delete(endpointId)
-      await this.#persist()
+      await this.#tellReleased(release)
     } catch (error) {
       this.#events.releaseWaits(endpointId, asWeftError(error))
     }
+  }
+
+  async #tellReleased(release: Release): Promise<void> {
+    const { endpointId } = release
+    await this.#locations.saidWithin(detachedClaim(release), RELEASE_TIMEOUT_MS)
+    await this.#release(endpointId)
+    if (this.#releases.get(endpointId) !== release) return
+    this.#releases.delete(endpointId)
+    await this.#persist()
   }
 
   async #release(endpointId: number): Promise<boolean> {

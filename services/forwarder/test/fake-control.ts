@@ -79,6 +79,8 @@ export class FakeControl {
   readonly apart: Set<number> = new Set()
   /** What is other than it should be in answers to an attach. */
   lie: { tenantName?: string; network?: Network; endpoint?: Endpoint } = {}
+  /** Called before a release is done, which waits for it. */
+  beforeRelease: () => Promise<void> = async () => {}
   readonly calls = { resolve: 0, decide: 0, assign: 0, release: 0 }
   #servers: Server[] = []
 
@@ -156,6 +158,7 @@ export class FakeControl {
       },
       releaseEndpoint: async ({ endpointId, hostId }) => {
         this.calls.release++
+        await this.beforeRelease()
         const found = this.endpoints.get(endpointId)
         if (found?.hostId !== hostId) return { released: false }
         found.hostId = 0

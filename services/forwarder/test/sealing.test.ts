@@ -109,7 +109,6 @@ describe('a host that seals', () => {
     assert(peer.sealed)
     assert.deepEqual(peer.sealed.publicKey, publicKeyOf(peerTunnel))
     assert.equal(peer.sealed.previousPublicKey.length, 0)
-    assert.equal(peer.sealed.stock, false)
     assert.deepEqual(
       peer.sealed.candidates.map(({ port, kind }) => [port, kind]),
       [

@@ -172,6 +172,26 @@ describe('attaching', () => {
     assert.equal(host.shuttle.ports.size, 0)
   })
 
+  test('an endpoint whose release was not answered is released first when it is attached again', async () => {
+    await using bench = await emptyBench()
+    const { host } = bench
+    await host.start()
+    await attach(host)
+    const { promise: answered, resolve: answer } = Promise.withResolvers<void>()
+    host.control.beforeRelease = () => answered
+    await host.client.detachPort({ idempotencyKey: '', ...web })
+    assert.equal(host.control.endpoints.get(WEB)?.hostId, HOST_ID, 'config has not done it yet')
+
+    const attaching = attach(host)
+    const { calls } = host.control
+    await eventually(() => calls.assign + calls.release > 2)
+    answer()
+    const { created } = await attaching
+
+    assert.equal(created, true)
+    assert.equal(host.control.endpoints.get(WEB)?.hostId, HOST_ID)
+  })
+
   test('a request with a broken path or device is refused by name of the field', async () => {
     await using bench = await emptyBench()
     const { host } = bench

@@ -4,7 +4,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lab } from '@weft/lab'
 import { eventually } from '../../support/eventually.ts'
 import { at } from '../support/lab.ts'
-import { AT_HOME, connectionTo, natLab, OUTSIDE, outsideOf, untilAnswered } from '../support/nat.ts'
+import {
+  AT_HOME,
+  connectionTo,
+  DEADLINE_MS,
+  natLab,
+  OUTSIDE,
+  outsideOf,
+  untilAnswered,
+} from '../support/nat.ts'
 import { type Loss, Traffic } from '../support/traffic.ts'
 
 const [web, api] = AT_HOME
@@ -19,9 +27,9 @@ test('a NAT that forgets its mappings under load stops nobody', async (t) => {
   const lab = await natLab()
   const losses = await underLoad(lab, t, async () => {
     await lab.restartNat(web.underlay)
-    await untilAnswered(lab, web, api, 10_000)
-    await untilAnswered(lab, api, web, 10_000)
-    await untilAnswered(lab, web, edge, 10_000)
+    await untilAnswered(lab, web, api)
+    await untilAnswered(lab, api, web)
+    await untilAnswered(lab, web, edge)
   })
   for (const { sent, received } of losses) assert.ok(received > sent / 2, `${received} of ${sent}`)
 })
@@ -32,13 +40,13 @@ test('a NAT that gives its host another port under load stops nobody: it is foun
   await underLoad(lab, t, async () => {
     await lab.restartNat(web.underlay, { port: OTHER_PORT })
     // Who is reached by anybody hears from there where the host is now.
-    await untilAnswered(lab, web, edge, 10_000)
-    await untilAnswered(lab, web, api, 20_000)
-    await untilAnswered(lab, api, web, 20_000)
+    await untilAnswered(lab, web, edge)
+    await untilAnswered(lab, web, api)
+    await untilAnswered(lab, api, web)
     await eventually(async () => {
       const { endpoint } = await connectionTo(lab, api.host, web.host)
       assert.equal(endpoint?.port, OTHER_PORT, `${api.host} has ${web.host} not at ${place}`)
-    })
+    }, DEADLINE_MS)
   })
 
   await lab.restartNat(web.underlay)

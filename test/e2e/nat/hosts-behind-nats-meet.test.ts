@@ -7,6 +7,7 @@ import { at, isTorture } from '../support/lab.ts'
 import {
   AT_HOME,
   connectionTo,
+  DEADLINE_MS,
   natLab,
   OUTSIDE,
   outsideOf,
@@ -19,10 +20,12 @@ const [edge] = OUTSIDE
 /** Longer than a NAT of Linux remembers UDP that was answered (120 s) and a session lives (180 s). */
 const IDLE_MS = 200_000
 
-test('two hosts behind a NAT each talk within seconds of the first packet, and directly', async () => {
+test('two hosts behind a NAT each talk directly', async (t) => {
   const lab = await natLab()
-  await untilAnswered(lab, web, api, 10_000)
-  await untilAnswered(lab, api, web, 10_000)
+  const began = performance.now()
+  await untilAnswered(lab, web, api)
+  await untilAnswered(lab, api, web)
+  t.diagnostic(`both ways after ${Math.round(performance.now() - began)} ms`)
 
   const { stdout } = await weft(lab, ['connection', 'ls', '--open'])
 
@@ -43,7 +46,7 @@ test('each host knows how others see it, and tells the control server', async ()
     await eventually(async () => {
       const { stdout } = await weft(lab, ['host', 'show', host])
       assert.match(stdout, new RegExp(`^seen at +${place}$`, 'm'))
-    })
+    }, DEADLINE_MS)
   }
 })
 
@@ -64,7 +67,7 @@ test('a host behind a NAT is reached by whoever begins, though nobody has talked
   await untilAnswered(lab, web, api)
   await new Promise((resolve) => setTimeout(resolve, IDLE_MS))
 
-  await untilAnswered(lab, api, web, 10_000)
-  await untilAnswered(lab, edge, web, 10_000)
+  await untilAnswered(lab, api, web)
+  await untilAnswered(lab, edge, web)
   assert.equal((await connectionTo(lab, 'gamma', 'alpha')).state, 'open')
 })

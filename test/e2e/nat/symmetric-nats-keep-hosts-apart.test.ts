@@ -3,11 +3,16 @@ import test from 'node:test'
 import type { Lab } from '@weft/lab'
 import { eventually } from '../../support/eventually.ts'
 import { weft } from '../support/cli.ts'
-import { AT_HOME, connectionTo, natLab, OUTSIDE, untilAnswered } from '../support/nat.ts'
+import {
+  AT_HOME,
+  connectionTo,
+  DEADLINE_MS,
+  natLab,
+  OUTSIDE,
+  untilAnswered,
+} from '../support/nat.ts'
 
 const [web, api] = AT_HOME
-/** After 15 s without an answer a host counts as unreachable; where others see both has to be known too. */
-const DEADLINE_MS = 90_000
 
 test('hosts behind two NATs that give every peer another port do not meet, are told why, and reach everybody else', async () => {
   const lab = await natLab()

@@ -18,6 +18,8 @@ const [web, , api, edge] = BLUE
 const RATE = 500
 /** What it has to say takes longer than anybody listens. */
 const COUNT = 60 * RATE
+/** By which the thief is later than the host whose keys it has, however often that was restarted: each time is a minute at most. */
+const AHEAD_S = 120
 /** So long nothing may come before it counts as the end. */
 const SILENCE_MS = 1_000
 const POLL_MS = 10
@@ -41,7 +43,9 @@ test('a revoked host that goes on sending under its keys is heard by no peer any
       [web, api].map(async (peer, index) => {
         // One that both others' traffic does not come to: nothing but what is thrown at it is counted.
         const arrivals = made.use(await Arrivals.watch(lab, [peer.name], edge.ip4))
-        const saying = { frame: await frameTo(lab, peer), vnis: [vni], count: COUNT, rate: RATE }
+        const frame = await frameTo(lab, peer)
+        const aheadS = AHEAD_S * (round + 1)
+        const saying = { frame, vnis: [vni], count: COUNT, rate: RATE, aheadS }
         const rogue = await Rogue.start(
           ...([lab, HOST, peer.host, saying, folder, secret, index] as const),
         )

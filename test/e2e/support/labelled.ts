@@ -1,4 +1,5 @@
 import type { Lab } from '@weft/lab'
+import { eventually } from '../../support/eventually.ts'
 import { NewPlace } from '../../support/place.ts'
 import { type Probe, type Received, send, startReceiver } from '../../support/probe.ts'
 import { at, PREFIX } from './lab.ts'
@@ -45,7 +46,8 @@ export function comeAndGo(
       await lab.client.endpoints.create(ref)
       await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
       await lab.client.host(host).detach(ref)
-      await lab.client.endpoints.delete(ref)
+      // The host answers once the port is gone; a slow config may hear of that later.
+      await eventually(() => lab.client.endpoints.delete(ref))
       count++
     }
   }

@@ -44,6 +44,8 @@ export interface Saying {
   readonly count: number
   /** A second. */
   readonly rate: number
+  /** Seconds by which its clock is ahead; 0 unless given. A host that was restarted is up to a minute ahead with its stamps. */
+  readonly aheadS?: number
 }
 
 export interface Said {

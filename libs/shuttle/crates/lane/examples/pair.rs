@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         table.add_session(HOST, Arc::new(ReceiveSession::new(cipher, &receive_key, 7)));
     });
     loop {
-        while let Ok(event) = events.recv_timeout(REPORT_INTERVAL) {
+        while let Ok(event) = events.next_within(REPORT_INTERVAL) {
             println!("{event:?}");
         }
         report(&lanes);

@@ -4,7 +4,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use weft_seal::DropReason;
 
 use crate::address::RawAddress;
 use crate::counters::{Fallback, LaneCounters};
+use crate::events::{Event, Events, Teller, queues};
 use crate::socket::UdpSocket;
 use crate::switches::{Offload, State, Switches};
 use crate::table::Table;
@@ -21,9 +21,6 @@ use crate::tap::Tap;
 use crate::waiting::Waiting;
 use crate::{receive, transmit};
 
-/// Events that may wait for the control thread: four each of a thousand hosts that all begin at once. Those of strangers have at
-/// most 256 bytes, 1 MiB in all; those of peers as many as their underlay carries, 6 MiB where that is 1,500.
-pub const EVENTS_MAX: usize = 4096;
 /// Longest handshake message: an initiation has 148 bytes.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 256;
 /// Longest message between hosts: a probe of the largest underlay MTU in use.
@@ -31,58 +28,6 @@ pub(crate) const CONTROL_BYTES_MAX: usize = 9216;
 /// How often a thread that waits in the kernel is woken to see that it shall stop. Packets wait for
 /// the next process meanwhile.
 const STOP_INTERVAL: Duration = Duration::from_micros(500);
-
-/// What packet threads tell the control thread.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A message of type 1 to 3. Nothing of it is authentic.
-    Handshake {
-        /// Where it came from.
-        source: SocketAddr,
-        /// The whole message.
-        bytes: Vec<u8>,
-    },
-    /// A message between hosts: an opened payload whose Geneve header has the O bit.
-    Control {
-        /// The peer.
-        host_id: u32,
-        /// The session by which it came.
-        index: u32,
-        /// Where it came from.
-        source: SocketAddr,
-        /// Geneve header and body.
-        bytes: Vec<u8>,
-    },
-    /// Frames wait for a session with this host.
-    Wanted {
-        /// The host.
-        host_id: u32,
-    },
-    /// An authentic message of a session came for the first time.
-    Confirmed {
-        /// The peer.
-        host_id: u32,
-        /// The session.
-        index: u32,
-        /// Where it came from.
-        source: SocketAddr,
-    },
-    /// An authentic message came from another address than the one in the table.
-    Moved {
-        /// The peer.
-        host_id: u32,
-        /// The session by which it came.
-        index: u32,
-        /// The new address.
-        source: SocketAddr,
-    },
-    /// The kernel knows that datagrams of the length in the table do not fit the way to this host. Told
-    /// once for each entry of the table.
-    TooLarge {
-        /// The peer.
-        host_id: u32,
-    },
-}
 
 /// A queue of the TAP and the socket to which it is joined, by one thread each way.
 pub(crate) struct Worker {
@@ -98,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) switches: Switches,
     pub(crate) stop: AtomicBool,
     waiting: Mutex<Waiting>,
-    events: SyncSender<Event>,
+    teller: Teller,
 }
 
 impl Shared {
@@ -109,11 +54,11 @@ impl Shared {
 
     /// Whether there was room for the event.
     pub(crate) fn tell(&self, event: Event, counters: &LaneCounters) -> bool {
-        let told = self.events.try_send(event).is_ok();
-        if !told {
-            counters.drop(DropReason::ControlFull);
+        let told = self.teller.tell(event);
+        if let Err(reason) = told {
+            counters.drop(reason);
         }
-        told
+        told.is_ok()
     }
 }
 
@@ -127,29 +72,29 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the threads with an empty table. The receiver gives what they tell.
-    pub fn start(tap: Tap, socket: UdpSocket) -> io::Result<(Self, Receiver<Event>)> {
-        let (mut lanes, receiver) = Self::prepare(tap, socket);
+    /// Starts the threads with an empty table. The events are what they tell.
+    pub fn start(tap: Tap, socket: UdpSocket) -> io::Result<(Self, Events)> {
+        let (mut lanes, events) = Self::prepare(tap, socket);
         lanes.run()?;
-        Ok((lanes, receiver))
+        Ok((lanes, events))
     }
 
     /// Has an empty table, and no threads yet: until [`Self::run`] packets wait in the kernel.
-    pub fn prepare(tap: Tap, socket: UdpSocket) -> (Self, Receiver<Event>) {
-        let (events, receiver) = sync_channel(EVENTS_MAX);
+    pub fn prepare(tap: Tap, socket: UdpSocket) -> (Self, Events) {
+        let (teller, events) = queues();
         let table = ArcSwap::from_pointee(Table::new(socket.family()));
         let shared = Arc::new(Shared {
             table,
             switches: Switches::default(),
             stop: AtomicBool::new(false),
             waiting: Mutex::default(),
-            events,
+            teller,
         });
         let (transmit, receive) = (LaneCounters::default(), LaneCounters::default());
         let worker = Arc::new(Worker { tap, socket, transmit, receive });
         let lanes = Self { shared, worker, threads: Vec::new() };
         lanes.set_offload(Offload::UdpGro, State::On);
-        (lanes, receiver)
+        (lanes, events)
     }
 
     /// Starts the threads.

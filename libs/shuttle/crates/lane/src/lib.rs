@@ -4,6 +4,7 @@
 
 mod address;
 mod counters;
+mod events;
 mod lanes;
 mod measure;
 mod probe;
@@ -18,7 +19,8 @@ mod waiting;
 
 pub use address::Family;
 pub use counters::{Fallback, PeerTraffic};
-pub use lanes::{EVENTS_MAX, Event, Lanes};
+pub use events::{EVENTS_MAX, Event, Events, HANDSHAKES_MAX, NoEvent};
+pub use lanes::Lanes;
 pub use measure::CipherSpeeds;
 pub use probe::Probes;
 pub use socket::UdpSocket;

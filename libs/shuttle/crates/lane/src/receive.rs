@@ -13,7 +13,8 @@ use weft_seal::{
 
 use crate::address::RawAddress;
 use crate::counters::Fallback;
-use crate::lanes::{CONTROL_BYTES_MAX, Event, HANDSHAKE_BYTES_MAX, Shared, Worker};
+use crate::events::Event;
+use crate::lanes::{CONTROL_BYTES_MAX, HANDSHAKE_BYTES_MAX, Shared, Worker};
 use crate::socket::{RECEIVE_BYTES, Received};
 use crate::switches::{Offload, State};
 use crate::table::{Allows, Inbound, Peer, Table};

@@ -8,7 +8,8 @@ use arc_swap::Cache;
 use weft_seal::{Batch, DropReason, TAP_BYTES_MAX, TapFrame};
 
 use crate::counters::Fallback;
-use crate::lanes::{Event, Shared, Worker};
+use crate::events::Event;
+use crate::lanes::{Shared, Worker};
 use crate::switches::{Offload, State};
 use crate::table::{Peer, Table};
 use crate::waiting::Waits;

@@ -3,12 +3,11 @@
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::{AsFd as _, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use weft_lane::{
-    EVENTS_MAX, Event, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State, Tap,
-    UdpSocket,
+    EVENTS_MAX, Event, Events, Fallback, Family, Framing, Kind, Lanes, Offload, PeerEntry, State,
+    Tap, UdpSocket,
 };
 use weft_seal::{
     Cipher, DATA_HEADER_BYTES, DataHeader, DropReason, Geneve, Gso, ReceiveSession, SealMeta,
@@ -23,12 +22,14 @@ const PEERS: [u32; 2] = [102, 101];
 const KEYS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
 /// By which index each side is sent to.
 const INDICES: [u32; 2] = [11, 12];
+/// Small datagrams that wait in a socket for sure.
+const SOCKET_TAKES: u64 = 32;
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// One host: its lanes and the kernel's end of its TAP.
 struct Host {
     lanes: Lanes,
-    events: Receiver<Event>,
+    events: Events,
     kernel: OwnedFd,
     address: SocketAddr,
     /// The descriptor of its socket.
@@ -127,20 +128,18 @@ fn a_session_that_could_not_be_asked_for_is_asked_for_with_the_next_frame() {
     hosts[0].lanes.update(|table| {
         table.set_peer(PEERS[0], without);
     });
-    let socket = StdSocket::bind("127.0.0.1:0").unwrap();
-    for _ in 0..=EVENTS_MAX {
-        socket.send_to(&[1, 0, 0, 0], hosts[0].address).unwrap();
-    }
-    let until_dropped = |count: u64| {
-        let deadline = Instant::now() + WITHIN;
-        while hosts[0].lanes.dropped(DropReason::ControlFull) < count {
-            assert!(Instant::now() < deadline, "the queue is not full");
+    // The first of them is told of twice: it confirms the session too.
+    for counter in 0..EVENTS_MAX as u64 {
+        let message = sealed(1, counter, INDICES[0], &control());
+        hosts[1].lanes.send(hosts[0].address, None, &message).unwrap();
+        if counter % SOCKET_TAKES == 0 {
+            hosts[0].received(counter + 1);
         }
-    };
-    until_dropped(1);
+    }
+    hosts[0].dropped_times(DropReason::ControlFull, 1);
     hosts[0].write(&frame(PEERS[0], VNI, 100, None));
-    until_dropped(2);
-    while hosts[0].events.try_recv().is_ok() {}
+    hosts[0].dropped_times(DropReason::ControlFull, 2);
+    hosts[0].events.present().for_each(drop);
     hosts[0].write(&frame(PEERS[0], VNI, 200, None));
     let wanted = Event::Wanted { host_id: PEERS[0] };
     while hosts[0].event() != wanted {}
@@ -283,7 +282,7 @@ fn a_message_that_comes_again_from_anywhere_is_dropped_by_name() {
         from.send_to(&whole, hosts[1].address).unwrap();
         hosts[1].dropped_times(DropReason::Replayed, times + 1);
     }
-    let moved = std::iter::from_fn(|| hosts[1].events.try_recv().ok())
+    let moved = hosts[1].events.present()
         .filter(|event| matches!(event, Event::Moved { source, .. } if source.ip() == elsewhere.local_addr().unwrap().ip()));
     assert_eq!(moved.count(), 0, "a replay moves nobody");
 }
@@ -353,13 +352,10 @@ fn the_control_thread_hears_of_what_is_its_own() {
     assert!(events.contains(&Event::Confirmed { host_id, index, source }));
     assert!(events.contains(&Event::Moved { host_id, index, source }));
     socket.send_to(&sealed(0, 1, INDICES[1], b""), hosts[1].address).unwrap();
-    let deadline = Instant::now() + WITHIN;
-    let received = || hosts[1].lanes.table().traffic(PEERS[1]).unwrap();
-    while received().received_datagrams < 2 {
-        assert!(Instant::now() < deadline);
-    }
-    assert_eq!(received().received_payloads, 0, "neither was one");
-    assert!(hosts[1].events.try_recv().is_err(), "each is told once");
+    hosts[1].received(2);
+    let traffic = hosts[1].lanes.table().traffic(PEERS[1]).unwrap();
+    assert_eq!(traffic.received_payloads, 0, "neither was one");
+    assert_eq!(hosts[1].events.present().next(), None, "each is told once");
 }
 
 #[test]
@@ -421,7 +417,20 @@ impl Host {
     }
 
     fn event(&self) -> Event {
-        self.events.recv_timeout(WITHIN).expect("an event in time")
+        self.events.next_within(WITHIN).expect("an event in time")
+    }
+
+    /// Waits until so many datagrams of the peer were counted.
+    fn received(&self, datagrams: u64) {
+        let deadline = Instant::now() + WITHIN;
+        let count = || {
+            let table = self.lanes.table();
+            PEERS.iter().find_map(|peer| table.traffic(*peer)).unwrap().received_datagrams
+        };
+        while count() < datagrams {
+            assert!(Instant::now() < deadline, "{datagrams} in time");
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Waits until the reason was counted once.

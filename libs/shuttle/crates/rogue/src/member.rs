@@ -42,7 +42,8 @@ pub(crate) fn play(file: &str) -> Outcome {
         peer.preshared_key = Some(key(secret)?.into());
     }
     let own = LocalKey::new(&key(text("privateKey")?)?);
-    let mut member = Member::new(own, peer, text("listen")?.parse()?)?;
+    let ahead = Duration::from_secs(plan["aheadS"].as_u64().unwrap_or(0));
+    let mut member = Member::new(own, peer, text("listen")?.parse()?, ahead)?;
     let now = member.now();
     member.engine.want_session(now, PEER);
     let began = Instant::now();
@@ -74,6 +75,7 @@ struct Member {
     engine: Engine,
     socket: UdpSocket,
     started: Instant,
+    ahead: Duration,
     send: Option<(u32, Arc<SendSession>, SocketAddr)>,
     receive: Vec<(u32, Arc<ReceiveSession>)>,
     heard: u64,
@@ -84,18 +86,19 @@ impl Member {
         own: LocalKey,
         peer: PeerConfig,
         listen: SocketAddr,
+        ahead: Duration,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let socket = UdpSocket::bind(listen)?;
         socket.set_read_timeout(Some(TICK))?;
         let started = Instant::now();
-        let now = now(started);
+        let now = now(started, ahead);
         let mut engine = Engine::new(EngineConfig::new(own), Box::new(OsRandom), now);
         engine.add_peer(now, PEER, peer)?;
-        Ok(Self { engine, socket, started, send: None, receive: Vec::new(), heard: 0 })
+        Ok(Self { engine, socket, started, ahead, send: None, receive: Vec::new(), heard: 0 })
     }
 
     fn now(&self) -> Now {
-        now(self.started)
+        now(self.started, self.ahead)
     }
 
     /// Does what is due, and takes what comes.
@@ -181,9 +184,10 @@ impl Member {
     }
 }
 
-fn now(started: Instant) -> Now {
+/// The time of a host whose clock is that much ahead of this machine's.
+fn now(started: Instant, ahead: Duration) -> Now {
     // Far from zero, so that nothing depends on where a clock begins.
     let monotonic = Duration::from_hours(1) + started.elapsed();
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { monotonic, unix }
+    Now { monotonic, unix: unix + ahead }
 }

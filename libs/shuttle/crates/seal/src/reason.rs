@@ -62,6 +62,8 @@ reasons! {
     FrameMalformed = "frame_malformed",
     /// A message for the control thread, while enough of them wait already.
     ControlFull = "control_full",
+    /// A handshake message, while enough of them wait already.
+    HandshakesFull = "handshakes_full",
     /// The TAP did not take a frame.
     TapRefused = "tap_refused",
 }

@@ -1,11 +1,10 @@
 //! The thread between packet threads and engine.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use weft_lane::Event;
+use weft_lane::{Event, Events, NoEvent};
 
 use super::Sealing;
 use crate::failure::Failure;
@@ -19,7 +18,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 const EVENTS_PER_TURN_MAX: usize = 256;
 
 /// Ends with the packet threads that give the events.
-pub(super) fn spawn(sealing: Weak<Sealing>, events: Receiver<Event>) -> Result<(), Failure> {
+pub(super) fn spawn(sealing: Weak<Sealing>, events: Events) -> Result<(), Failure> {
     thread::Builder::new()
         .name("seal-control".to_owned())
         .spawn(move || run(&sealing, &events))
@@ -27,13 +26,13 @@ pub(super) fn spawn(sealing: Weak<Sealing>, events: Receiver<Event>) -> Result<(
         .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))
 }
 
-fn run(sealing: &Weak<Sealing>, events: &Receiver<Event>) {
+fn run(sealing: &Weak<Sealing>, events: &Events) {
     let mut patience = IDLE_INTERVAL;
     loop {
-        let first = match events.recv_timeout(patience) {
+        let first = match events.next_within(patience) {
             Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(NoEvent::Yet) => None,
+            Err(NoEvent::Ever) => return,
         };
         let Some(sealing) = sealing.upgrade() else { return };
         patience = turn(&sealing, first, events);
@@ -41,10 +40,10 @@ fn run(sealing: &Weak<Sealing>, events: &Receiver<Event>) {
 }
 
 /// Handles what is there and what is due, and tells how long nothing else will be.
-fn turn(sealing: &Arc<Sealing>, first: Option<Event>, events: &Receiver<Event>) -> Duration {
+fn turn(sealing: &Arc<Sealing>, first: Option<Event>, events: &Events) -> Duration {
     let mut core = sealing.core();
     let Some(running) = core.running.as_mut() else { return IDLE_INTERVAL };
-    for event in first.into_iter().chain(events.try_iter()).take(EVENTS_PER_TURN_MAX) {
+    for event in first.into_iter().chain(events.present()).take(EVENTS_PER_TURN_MAX) {
         running.handle(event);
     }
     running.look();

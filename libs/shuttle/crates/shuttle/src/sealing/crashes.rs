@@ -6,12 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weft_lane::{CipherSpeeds, Event, Framing, Probes, Tap, UdpSocket};
+use weft_lane::{CipherSpeeds, Events, Framing, Probes, Tap, UdpSocket};
 use weft_seal::{DataHeader, Message, SealMeta, VnetHeader};
 use weft_tunnel::{LocalKey, PeerConfig, PeerKind};
 
@@ -144,7 +143,7 @@ struct Host {
 
 struct Process {
     running: Running,
-    events: Receiver<Event>,
+    events: Events,
     peers: usize,
 }
 
@@ -336,7 +335,7 @@ impl Host {
             self.received += 1;
         }
         if let Some(Process { running, events, .. }) = &mut self.process {
-            for event in events.try_iter() {
+            for event in events.present() {
                 running.handle(event);
             }
             running.look();

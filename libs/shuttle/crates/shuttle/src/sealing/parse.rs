@@ -58,9 +58,6 @@ impl Settings {
 
 impl SealedPeer {
     pub(crate) fn parse(message: proto::SealedPeer) -> Result<Self, Failure> {
-        if message.stock {
-            return Err(Failure::invalid("a WireGuard client is attached as a port"));
-        }
         let key_of_peer = key(&message.public_key, "the public key")?;
         let mut config = PeerConfig::new(key_of_peer, PeerKind::Node);
         config.previous_public_key =

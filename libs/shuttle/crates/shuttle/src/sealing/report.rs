@@ -116,8 +116,10 @@ fn connection(
     };
     let endpoint = status.endpoint.map(|endpoint| endpoint.remote);
     let traffic = running.lanes.table().traffic(host_id).unwrap_or_default();
-    let offloads =
-        Offload::ALL.into_iter().filter(|offload| running.lanes.offload(*offload) == State::On);
+    // Without a session nothing is sent that they could be of use to.
+    let offloads = Offload::ALL.into_iter().filter(|offload| {
+        state == ConnectionState::Open && running.lanes.offload(*offload) == State::On
+    });
     let endpoint_id = client_endpoint(host_id);
     proto::OpenConnection {
         host_id: if endpoint_id.is_some() { 0 } else { host_id },

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use serde_json::json;
-use weft_lane::{Event, Framing, Tap, UdpSocket};
+use weft_lane::{Events, Framing, Tap, UdpSocket};
 
 use super::memory::{self, Memory};
 use super::recall::Recall;
@@ -101,7 +100,7 @@ impl Sealing {
 /// A carrier that goes on.
 pub(super) struct Resumed {
     pub(super) running: Running,
-    pub(super) events: Receiver<Event>,
+    pub(super) events: Events,
     pub(super) peers: BTreeMap<u32, Member>,
     /// How many were taken over.
     pub(super) sessions: usize,

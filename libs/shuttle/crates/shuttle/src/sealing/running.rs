@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::json;
 use weft_abi::client_endpoint;
 use weft_lane::{
-    CipherSpeeds, Event, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State, Table, Tap,
-    UdpSocket,
+    CipherSpeeds, Event, Events, Kind, Lanes, Offload, PeerEntry, PeerTraffic, Probes, State,
+    Table, Tap, UdpSocket,
 };
 use weft_seal::{Cipher, OVERHEAD_BYTES, ReceiveSession, SendSession};
 use weft_tunnel::{
@@ -136,7 +135,7 @@ impl Running {
         settings: Settings,
         means: Means,
         state_folder: &Path,
-    ) -> Result<(Self, Receiver<Event>), Failure> {
+    ) -> Result<(Self, Events), Failure> {
         let used = Used::load(state_folder)?;
         let key_log = open_key_log(&settings)?;
         let Means { tap, socket, memory, findings } = means;
