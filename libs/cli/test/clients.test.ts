@@ -287,7 +287,7 @@ function handlers(): Handlers<typeof ForwarderServiceService> {
     },
     async detachPort() {
       detached++
-      return { detached: true }
+      return { detached: true, unheard: false }
     },
     async listPorts() {
       return { ports: [phone()] }

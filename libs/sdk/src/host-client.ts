@@ -25,6 +25,7 @@ import type {
   Attachment,
   CacheStatus,
   Connection,
+  Detached,
   EndpointRef,
   HostStatus,
   OpenConnection,
@@ -71,11 +72,11 @@ export class HostClient implements AsyncDisposable {
     }
   }
 
-  /** Undoes `attach`. False if there was nothing to undo. */
-  async detach(ref: EndpointRef): Promise<boolean> {
+  /** Undoes `attach`. */
+  async detach(ref: EndpointRef): Promise<Detached> {
     const { tenant, network, endpoint } = ref
     const request = { idempotencyKey: randomUUID(), tenant, network, endpoint }
-    return (await this.#rpc.detachPort(request)).detached
+    return await this.#rpc.detachPort(request)
   }
 
   async listPorts(): Promise<Port[]> {

@@ -392,6 +392,14 @@ export interface HostStatus {
   readonly openConnections: { readonly [name: string]: number }
 }
 
+/** What a detach has come to. */
+export interface Detached {
+  /** False if there was nothing to detach. */
+  readonly detached: boolean
+  /** Config or location-resolver has not heard of it yet: until then the endpoint counts as attached. Its host tells them until they have. */
+  readonly unheard: boolean
+}
+
 export interface PingOptions {
   readonly tenant: string
   readonly network: string

@@ -40,6 +40,14 @@ const RELEASE_TIMEOUT_MS = 2_000
 /** Answers of config that say that the endpoint is not assigned to this host, or is no more. */
 const GONE: ReadonlySet<string> = new Set(['endpoint-not-found', 'network-not-found'])
 
+/** What a detach has come to. */
+export interface Detached {
+  /** False if there was nothing to undo. */
+  readonly detached: boolean
+  /** Whether config or location-resolver has not heard of it; they are told until they have. */
+  readonly unheard: boolean
+}
+
 /** Attaches and detaches: every step is on disk before anybody is told, can be repeated, and is undone if a later one fails. */
 export class PortDesk {
   readonly #hostId: number
@@ -135,8 +143,8 @@ export class PortDesk {
     return told
   }
 
-  /** Undoes `attach`; false if there was nothing to undo. */
-  async detach(name: EndpointName): Promise<boolean> {
+  /** Undoes `attach`, and tells config and location-resolver of it. */
+  async detach(name: EndpointName): Promise<Detached> {
     const key = nameText(name)
     const detached = await this.#locks.run(key, async () => {
       const port = this.#ports.find(name)
@@ -147,10 +155,11 @@ export class PortDesk {
       await this.#dataPlane.sync()
       return port
     })
-    if (typeof detached === 'boolean') return detached
+    if (typeof detached === 'boolean') return { detached, unheard: false }
     // Whoever attaches the endpoint again waits for this, so that a late release cannot undo it.
-    await this.#locks.run(key, () => this.#settleRelease(detached.endpoint.id))
-    return true
+    const { id } = detached.endpoint
+    await this.#locks.run(key, () => this.#settleRelease(id))
+    return { detached: true, unheard: this.#releases.has(id) }
   }
 
   /** Compares what should be attached with what the shuttle has, and brings it about. */

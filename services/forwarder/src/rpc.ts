@@ -67,7 +67,7 @@ export function hostApi(host: Host): Implementation {
     },
 
     async detachPort(request) {
-      return { detached: await host.desk.detach(endpointName(request)) }
+      return await host.desk.detach(endpointName(request))
     },
 
     async listPorts() {

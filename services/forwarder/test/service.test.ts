@@ -167,6 +167,7 @@ describe('attaching', () => {
     const second = await host.client.detachPort({ idempotencyKey: '', ...web })
 
     assert.deepEqual([first.detached, second.detached], [true, false])
+    assert.equal(first.unheard, false)
     assert.equal(host.control.endpoints.get(WEB)?.hostId, 0)
     assert.equal(host.control.located.has(WEB), false)
     assert.equal(host.shuttle.ports.size, 0)
@@ -179,7 +180,8 @@ describe('attaching', () => {
     await attach(host)
     const { promise: answered, resolve: answer } = Promise.withResolvers<void>()
     host.control.beforeRelease = () => answered
-    await host.client.detachPort({ idempotencyKey: '', ...web })
+    const { detached, unheard } = await host.client.detachPort({ idempotencyKey: '', ...web })
+    assert.deepEqual([detached, unheard], [true, true])
     assert.equal(host.control.endpoints.get(WEB)?.hostId, HOST_ID, 'config has not done it yet')
 
     const attaching = attach(host)

@@ -158,10 +158,10 @@ test('a full network says so, and detaching twice is harmless', async () => {
     await lab.client.endpoints.create(ref)
     await rejectsWith('network-full', lab.client.endpoints.create({ ...ref, endpoint: 'second' }))
     const alpha = lab.client.host('alpha')
-    assert.equal(await alpha.detach(ref), false, 'it was not attached yet')
+    assert.equal((await alpha.detach(ref)).detached, false, 'it was not attached yet')
     await alpha.attach(ref, { kind: 'netns', path: place.path })
-    assert.equal(await alpha.detach(ref), true)
-    assert.equal(await alpha.detach(ref), false)
+    assert.equal((await alpha.detach(ref)).detached, true)
+    assert.equal((await alpha.detach(ref)).detached, false)
   } finally {
     await lab.client.endpoints.delete(ref)
     await lab.client.networks.delete({ tenant, network })

@@ -46,7 +46,7 @@ export function comeAndGo(
       await lab.client.endpoints.create(ref)
       await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
       await lab.client.host(host).detach(ref)
-      // The host answers once the port is gone; a slow config may hear of that later.
+      // A slow config may hear of the detach later.
       await eventually(() => lab.client.endpoints.delete(ref))
       count++
     }

@@ -78,9 +78,12 @@ export function registerPort(program: Command, act: Act): void {
     .action(
       act(async (session, name: string, options: { network?: string; host?: string }) => {
         const ref = parseEndpointRef(name, await session.tenant(), options.network)
-        const detached = await (await session.weft()).host(options.host).detach(ref)
-        const text = detached ? 'detached' : 'was not attached'
-        return sentenceView({ detached }, `endpoint ${ref.network}/${ref.endpoint} ${text}`)
+        const done = await (await session.weft()).host(options.host).detach(ref)
+        const text = done.detached ? 'detached' : 'was not attached'
+        const caveat = done.unheard
+          ? '; config or location-resolver has not heard of it yet: until then it counts as attached, and cannot be removed'
+          : ''
+        return sentenceView(done, `endpoint ${ref.network}/${ref.endpoint} ${text}${caveat}`)
       }),
     )
 }
