@@ -31,6 +31,8 @@ export const PACKAGES = [
   { provides: 'curl', name: 'curl', for: ['lab', 'test', 'torture'] },
   { provides: 'nc', name: 'netcat-openbsd', for: ['lab', 'test', 'torture'] },
   { provides: 'nft', name: 'nftables', for: ['lab', 'test', 'torture'] },
+  { provides: 'zsh', name: 'zsh', for: ['test'] },
+  { provides: 'fish', name: 'fish', for: ['test'] },
   { provides: 'openssl', name: 'openssl', for: ['lab', 'test', 'bench', 'torture'] },
 ]
 
