@@ -32,6 +32,8 @@ const service = (name: keyof typeof servicePolicy): BusPrincipal => ({
   replica: '1',
 })
 const host: BusPrincipal = { kind: 'host', id: 7 }
+/** A busy machine may take longer than the second that the client has by default. */
+const PATIENT = { timeout: 20_000 }
 const bucketNames = Object.keys(buckets) as BucketName[]
 /** The key of each bucket that is there, and that a forger would like to change. */
 const KEYS = {
@@ -154,7 +156,7 @@ describe('what somebody has the server publish', () => {
     const connection = watchers.get(account)?.host.connection
     assert(connection)
     const ask = async (call: string, request: object = {}) =>
-      (await connection.request(`$JS.API.${call}`, JSON.stringify(request))).json<{
+      (await connection.request(`$JS.API.${call}`, JSON.stringify(request), PATIENT)).json<{
         readonly streams?: readonly { config: { name: string }; state: { last_seq: number } }[]
         readonly consumers?: readonly { readonly name: string }[]
       }>()
