@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Lab } from '@weft/lab'
 import { eventually } from '../../support/eventually.ts'
 import { NewPlace } from '../../support/place.ts'
@@ -7,6 +8,11 @@ import { socketAddress } from './traffic.ts'
 
 const PORT = 5310
 const RATE = 2000
+/**
+ * What comes and goes at a host does both once in so long: three hosts together 10 a second. A host may have 5,000 changes written into
+ * the audit log at once, and one a second: twice as fast would use that up within half an hour.
+ */
+const CYCLE_MS = 600
 
 /** Counts at `NETWORK/ENDPOINT` what has the label of its network, and what has another one. */
 export async function listenFor(lab: Lab, name: string, label: number): Promise<Probe<Received>> {
@@ -32,29 +38,43 @@ export async function sendLabelled(
   })
 }
 
+export interface ComingAndGoing {
+  /** Throws what went wrong so far. */
+  readonly check: () => void
+  /** How many came and went. */
+  readonly stop: () => Promise<number>
+}
+
 /** Endpoints with one MAC and address in several networks, each at a host, made and removed until told to stop. */
 export function comeAndGo(
   lab: Lab,
   where: readonly (readonly [network: string, host: string])[],
-): { readonly stop: () => Promise<number> } {
+): ComingAndGoing {
   const end = new AbortController()
   let count = 0
   const cycle = async (network: string, host: string): Promise<void> => {
     const ref = { tenant: lab.plan.tenantOfNetwork(network), network, endpoint: 'guest' }
     await using place = await NewPlace.make(`${PREFIX}-${network}-guest`)
     while (!end.signal.aborted) {
+      const pause = sleep(CYCLE_MS)
       await lab.client.endpoints.create(ref)
       await lab.client.host(host).attach(ref, { kind: 'netns', path: place.path })
       await lab.client.host(host).detach(ref)
       // A slow config may hear of the detach later.
       await eventually(() => lab.client.endpoints.delete(ref))
       count++
+      await pause
     }
   }
   const done = Promise.all(where.map(([network, host]) => cycle(network, host)))
-  // What goes wrong meanwhile is told by `stop`.
-  done.catch(() => {})
+  let problem: unknown
+  done.catch((error: unknown) => {
+    problem = error
+  })
   return {
+    check: () => {
+      if (problem !== undefined) throw problem
+    },
     stop: async () => {
       end.abort()
       await done
