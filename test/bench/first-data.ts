@@ -43,6 +43,7 @@ export async function firstData({ lab, prefix, signal }: BenchContext): Promise<
   await sleep(KNOWN_MS)
   const known = await knownEndpoints(lab)
   const ms: number[] = []
+  const losses: string[] = []
   for (let index = 0; index < TIMES; index++) {
     signal.throwIfAborted()
     const [source, target] = index % 2 === 0 ? [one, other] : [other, one]
@@ -52,11 +53,13 @@ export async function firstData({ lab, prefix, signal }: BenchContext): Promise<
     await untilKnown(lab, known)
     await sleep(SETTLE_MS)
     await untilConnections(lab, ['idle'])
+    const before = await dropsOf(lab)
     const { first_ns } = await ping(source.place, target.address, {
       count: 1,
       'timeout-ms': GIVE_UP_MS,
     })
     if (first_ns !== null) ms.push(first_ns / 1e6)
+    else losses.push(`from ${source.host}: ${grown(before, await dropsOf(lab))}`)
   }
   if (ms.length === 0) throw new Error('nobody was ever answered')
   const quantileMs = (share: number): string => quantile(ms, share).toFixed(1)
@@ -75,8 +78,9 @@ export async function firstData({ lab, prefix, signal }: BenchContext): Promise<
       {
         bench: 'sealed: handshake to first data, lost',
         unit: 'packets',
-        ours: TIMES - ms.length,
+        ours: losses.length,
         samples: TIMES,
+        ...(losses.length > 0 && { offered: losses.join('; ') }),
       },
       { kind: 'at-most', value: 0 },
     ),
@@ -128,6 +132,28 @@ async function join(
     await lab.client.host(host).detach(ref)
   })
   return member
+}
+
+/** What both hosts have dropped so far, by host and reason. */
+async function dropsOf(lab: Lab): Promise<ReadonlyMap<string, bigint>> {
+  const counts = new Map<string, bigint>()
+  for (const host of SIDES) {
+    const { drops, sealing } = await lab.status(host)
+    const ports = (await lab.client.host(host).listPorts()).map(({ counters }) => counters.drops)
+    for (const part of [drops, sealing?.drops ?? {}, ...ports]) {
+      for (const [reason, count] of Object.entries(part)) {
+        const name = `${host} ${reason}`
+        counts.set(name, (counts.get(name) ?? 0n) + count)
+      }
+    }
+  }
+  return counts
+}
+
+function grown(before: ReadonlyMap<string, bigint>, after: ReadonlyMap<string, bigint>): string {
+  const changes = [...after].filter(([name, count]) => count > (before.get(name) ?? 0n))
+  const texts = changes.map(([name, count]) => `${name} +${count - (before.get(name) ?? 0n)}`)
+  return texts.join(', ') || 'no drop was counted'
 }
 
 /** Right after a detach location-resolver may not have heard yet that the endpoint is the host's again. */
