@@ -56,6 +56,8 @@ export interface SendOptions {
   readonly flows?: number
   /** Number of the first flow. */
   readonly 'first-flow'?: number
+  /** Number of the first datagram of each. */
+  readonly 'first-sequence'?: number
   readonly size?: number
   /** Datagrams that the kernel is handed at once (UDP GSO). */
   readonly segments?: number

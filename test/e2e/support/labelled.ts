@@ -19,8 +19,8 @@ export async function listenFor(lab: Lab, name: string, label: number): Promise<
   return await startReceiver(at(lab, name), { listen: `[::]:${PORT}`, label })
 }
 
-/** Every call is a flow of its own at the receiver. */
-let nextFlow = 0
+/** One flow at the receiver for each way, with how much of it was sent: a receiver keeps account of 1,024. */
+const flows = new Map<string, { readonly number: number; sent: number }>()
 
 export async function sendLabelled(
   lab: Lab,
@@ -29,13 +29,18 @@ export async function sendLabelled(
   address: string,
   count: number,
 ): Promise<void> {
+  const way = `${name} ${address}`
+  const flow = flows.get(way) ?? { number: flows.size, sent: 0 }
+  flows.set(way, flow)
   await send(at(lab, name), {
     to: socketAddress(address, PORT),
     rate: RATE,
     count,
     label,
-    'first-flow': nextFlow++,
+    'first-flow': flow.number,
+    'first-sequence': flow.sent,
   })
+  flow.sent += count
 }
 
 export interface ComingAndGoing {

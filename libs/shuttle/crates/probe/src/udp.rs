@@ -57,13 +57,14 @@ fn open(address: SocketAddr) -> std::io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::DGRAM, None)
 }
 
-/// `udp-send`. Options: `--to`, `--from`, `--flows`, `--first-flow` (their numbers begin there), `--rate` (datagrams/s of all flows), `--size`, `--segments`, `--label`, `--count`
-/// (datagrams of all flows), `--duration-ms`.
+/// `udp-send`. Options: `--to`, `--from`, `--flows`, `--first-flow` (their numbers begin there), `--first-sequence` (those of the datagrams of each do),
+/// `--rate` (datagrams/s of all flows), `--size`, `--segments`, `--label`, `--count` (datagrams of all flows), `--duration-ms`.
 pub(crate) fn send(args: &Args) -> Outcome {
     let to: SocketAddr = args.required("to")?;
     let from: Option<SocketAddr> = args.optional("from")?;
     let flow_count: usize = args.or("flows", 1)?;
     let first_flow: u32 = args.or("first-flow", 0)?;
+    let first_sequence: u64 = args.or("first-sequence", 0)?;
     let rate: f64 = args.or("rate", 1000.0)?;
     let size: usize = args.or("size", 64)?;
     let segments: usize = args.or("segments", 1)?;
@@ -90,7 +91,7 @@ pub(crate) fn send(args: &Args) -> Outcome {
         if segments > 1 {
             sys::set_udp_segment(&socket, u16::try_from(size)?)?;
         }
-        flows.push((socket, 0_u64));
+        flows.push((socket, first_sequence));
     }
     let mut packets = vec![vec![0_u8; size * segments]; sys::BATCH];
     print_ready();
@@ -149,7 +150,6 @@ pub(crate) fn send(args: &Args) -> Outcome {
         "sent_bytes": sent * size as u64,
         "refused_by_kernel": refused,
         "elapsed_ns": nanoseconds(start.elapsed()),
-        "flows": flows.iter().map(|(_, sequence)| sequence).collect::<Vec<_>>(),
     }))
 }
 
