@@ -72,8 +72,8 @@ export function comeAndGo(
     }
   }
   const done = Promise.all(where.map(([network, host]) => cycle(network, host)))
-  let problem: unknown
-  done.catch((error: unknown) => {
+  let problem: Error | undefined
+  done.catch((error: Error) => {
     problem = error
   })
   return {
