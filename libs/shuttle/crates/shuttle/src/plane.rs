@@ -274,11 +274,15 @@ impl Plane {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whoever gets it shows the programs that the shuttle lives: by `beat` alone they would not hear of
+    /// it while others keep taking it, and one who keeps it for seconds must not pass for alive.
     fn kernel(&self) -> MutexGuard<'_, Kernel> {
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.datapath.beat();
+        kernel
     }
 
-    /// Tells the programs that the shuttle lives, unless the kernel is being written to right now.
+    /// Tells the programs that the shuttle lives, unless somebody has the kernel, who did so.
     pub(crate) fn beat(&self) {
         if let Ok(kernel) = self.kernel.try_lock() {
             kernel.datapath.beat();

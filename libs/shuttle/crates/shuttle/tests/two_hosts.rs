@@ -394,6 +394,17 @@ async fn a_stopped_shuttle_forwards_on_and_cleaning_up_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shuttle_whose_kernel_is_always_taken_lives() {
+    let Some(mut lab) = Lab::start().await else { return };
+    // The clock alone would beat every 500 ms, and not while somebody has the kernel.
+    for _ in 0..20 {
+        let before = lab.alpha.heartbeat_ns();
+        lab.alpha_client.list_ports(ListPortsRequest {}).await.unwrap();
+        assert!(lab.alpha.heartbeat_ns() > before, "a call that takes the kernel shows life");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_traced_call_leaves_a_span_below_its_callers() {
     let Some(mut lab) = Lab::start().await else { return };
     let mut request = tonic::Request::new(DetachPortRequest { endpoint_id: DB.id });

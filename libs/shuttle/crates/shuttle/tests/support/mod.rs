@@ -379,6 +379,18 @@ impl Host {
         entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count()
     }
 
+    /// When the shuttle last showed its programs that it lives, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) fn heartbeat_ns(&self) -> u64 {
+        let pin = self.folder.join(format!("bpf/v{}/maps/config", weft_abi::ABI));
+        let map = aya::maps::MapData::from_pin(pin).expect("the map config");
+        let map = aya::maps::Array::<_, [u8; size_of::<weft_abi::Config>()]>::try_from(
+            aya::maps::Map::Array(map),
+        );
+        let row = map.expect("an array").get(&0, 0).expect("a row");
+        let at = std::mem::offset_of!(weft_abi::Config, heartbeat_ns);
+        u64::from_ne_bytes(row[at..at + 8].try_into().expect("eight bytes"))
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
