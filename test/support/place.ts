@@ -64,15 +64,16 @@ export class Running implements AsyncDisposable {
     return this.#child.pid ?? 0
   }
 
-  /** Waits until it has written a line that contains `text`. */
-  async until(text: string, timeoutMs: number = TIMEOUT_MS): Promise<void> {
+  /** Waits until it has written a line that contains `text`, and returns the first one. */
+  async until(text: string, timeoutMs: number = TIMEOUT_MS): Promise<string> {
     const giveUpAt = Date.now() + timeoutMs
-    const hasSaid = (): boolean => this.#lines.some((line) => line.includes(text))
-    while (!hasSaid()) {
+    while (true) {
       const hasEnded = this.#child.exitCode !== null || this.#child.signalCode !== null
       // What it wrote last may be on its way still.
       if (hasEnded) await this.#ended
-      if ((hasEnded || Date.now() > giveUpAt) && !hasSaid()) {
+      const said = this.#lines.find((line) => line.includes(text))
+      if (said !== undefined) return said
+      if (hasEnded || Date.now() > giveUpAt) {
         throw new Error(`${this.#child.spawnargs.join(' ')} did not say ${text}: ${this.#stderr}`)
       }
       await new Promise((resolve) => setTimeout(resolve, 5))

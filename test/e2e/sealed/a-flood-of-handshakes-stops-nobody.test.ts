@@ -9,7 +9,7 @@ import { BLUE, establish, sealedLab, target } from '../support/blue.ts'
 import { type Blow, describeBlow, Evil } from '../support/evil.ts'
 import { at, scaled } from '../support/lab.ts'
 import { PrivateFolder } from '../support/members.ts'
-import { makeInitiations } from '../support/rogue.ts'
+import { makeInitiations, tunnelKeysOf } from '../support/rogue.ts'
 import { type Loss, Traffic } from '../support/traffic.ts'
 
 const [web, , api, edge] = BLUE
@@ -17,7 +17,7 @@ const HOST = 'alpha'
 /** Different ones; they are thrown again and again, as nobody's initiation is remembered. */
 const INITIATIONS = 4096
 /** Initiations in a second, and for how long. */
-const RATE = 20_000
+const RATE = scaled(20_000, 100_000)
 const FLOOD_MS = scaled(3_000, 60_000)
 /** Of what goes on meanwhile, datagrams in a second. */
 const TRAFFIC_RATE = 500
@@ -39,7 +39,7 @@ for (const spread of [true, false]) {
   test(`initiations of strangers from ${from} cost old flows nothing and keep no new peer out`, async (t) => {
     const lab = await sealedLab()
     using folder = new PrivateFolder()
-    const file = await makeInitiations(lab, HOST, INITIATIONS, folder)
+    const file = await makeInitiations(tunnelKeysOf(lab, HOST).open, INITIATIONS, folder)
     await using evil = await Evil.make(lab, HOST)
     await establish(lab, web, [api, edge])
 

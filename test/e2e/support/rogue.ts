@@ -24,15 +24,14 @@ export function tunnelKeysOf(
   return { secret: hex(d), open: hex(x) }
 }
 
-/** A file with initiations of strangers to a host, for `Evil.throw`. */
+/** A file with initiations of strangers to the one who has a public key, in hexadecimal digits, to be thrown `again`. */
 export async function makeInitiations(
-  lab: Lab,
-  host: string,
+  publicKey: string,
   count: number,
   folder: PrivateFolder,
 ): Promise<string> {
   const file = folder.write('initiations', '')
-  await mustRun([ROGUE, 'initiations', tunnelKeysOf(lab, host).open, String(count), file])
+  await mustRun([ROGUE, 'initiations', publicKey, String(count), file])
   return file
 }
 

@@ -34,6 +34,15 @@ pub(crate) struct Args {
     /// Where the frames go that make the shuttle begin.
     pub(crate) frames: Option<Frames>,
     pub(crate) give_up: Duration,
+    /// Without them no host changes its keys before it has to.
+    pub(crate) changes: Option<Changes>,
+}
+
+/// How every host changes its keys in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) count: u32,
+    pub(crate) every: Duration,
 }
 
 #[derive(Debug)]
@@ -53,6 +62,11 @@ impl Args {
             (None, None) => None,
             _ => return Err(UsageError("--frames-netns and --frames-device go together".into())),
         };
+        let changes = match (options.optional("changes")?, options.optional("change-every-ms")?) {
+            (Some(count), Some(ms)) => Some(Changes { count, every: Duration::from_millis(ms) }),
+            (None, None) => None,
+            _ => return Err(UsageError("--changes and --change-every-ms go together".into())),
+        };
         Ok(Self {
             keys: keys.lines().map(|line| key(line, "--keys")).collect::<Result<_, _>>()?,
             shuttle: options.required("shuttle")?,
@@ -61,6 +75,7 @@ impl Args {
             port: options.required("port")?,
             frames,
             give_up: Duration::from_millis(options.optional("give-up-ms")?.unwrap_or(GIVE_UP_MS)),
+            changes,
         })
     }
 }

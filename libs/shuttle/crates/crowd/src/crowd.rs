@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use weft_abi::{Plain as _, SEAL_MAGIC, SealMeta};
 use weft_tunnel::Now;
 
-use crate::args::Args;
+use crate::args::{Args, Changes};
+use crate::changes::Round;
 use crate::host::{Host, SHUTTLE};
 use crate::print_line;
-use crate::sys::{FrameSocket, Wire, is_begun, is_stopped};
+use crate::sys::{FrameSocket, Wire, is_stopped, times_asked};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -46,6 +47,9 @@ pub(crate) struct Crowd {
     /// When the round began.
     round_at: Instant,
     frames_sent: usize,
+    changes: Option<Changes>,
+    /// In which hosts change their keys, the last one under way or over.
+    rounds: Vec<Round>,
 }
 
 struct Begun {
@@ -82,6 +86,8 @@ impl Crowd {
             round_frames: 0,
             round_at: started,
             frames_sent: 0,
+            changes: args.changes,
+            rounds: Vec::new(),
         })
     }
 
@@ -89,9 +95,7 @@ impl Crowd {
     pub(crate) fn run(mut self) -> Outcome<Value> {
         print_line(&json!({ "event": "ready" }));
         while !is_stopped() {
-            if is_begun() && self.begun.is_none() {
-                self.begin()?;
-            }
+            self.go_on()?;
             self.send_frames()?;
             self.wire.wait(PATIENCE)?;
             self.receive()?;
@@ -103,6 +107,27 @@ impl Crowd {
 
     fn now(&self) -> Now {
         clock(self.started)
+    }
+
+    /// Does what was asked for last: the first time sessions begin, each further time their keys change.
+    fn go_on(&mut self) -> Outcome<()> {
+        let asked = times_asked();
+        if asked > 0 && self.begun.is_none() {
+            self.begin()?;
+        }
+        if let Some(changes) = self.changes
+            && asked > 1 + self.rounds.len()
+            && self.is_idle()
+        {
+            self.rounds.push(Round::new(changes, u32::try_from(self.hosts.len())?));
+        }
+        Ok(())
+    }
+
+    /// What was asked for is done and told.
+    fn is_idle(&self) -> bool {
+        self.begun.as_ref().is_some_and(|begun| begun.is_told)
+            && self.rounds.last().is_none_or(|round| round.is_told)
     }
 
     fn begin(&mut self) -> Outcome<()> {
@@ -167,6 +192,12 @@ impl Crowd {
             if self.hosts[at].is_due(now) {
                 self.act(at, |host| host.handle_timeout(now))?;
             }
+            if let Some(round) = self.rounds.last_mut()
+                && round.is_due(at)
+            {
+                round.note_begun(at);
+                self.act(at, |host| host.change_keys(now))?;
+            }
         }
         Ok(())
     }
@@ -179,10 +210,12 @@ impl Crowd {
         while let Some((target, bytes)) = host.poll() {
             self.wire.send(host.address, target, &bytes)?;
         }
-        if let Some(begun) = &mut self.begun
-            && !was_established
-            && host.is_established()
-        {
+        if was_established || !host.is_established() {
+            return Ok(());
+        }
+        if let Some(round) = self.rounds.last_mut() {
+            round.note_established(at);
+        } else if let Some(begun) = &mut self.begun {
             begun.times.push(u64::try_from(begun.at.elapsed().as_nanos())?);
         }
         Ok(())
@@ -195,6 +228,14 @@ impl Crowd {
         if is_over && !begun.is_told {
             begun.is_told = true;
             print_line(&self.report("established"));
+        }
+        let number = self.rounds.len();
+        if let Some(round) = self.rounds.last_mut()
+            && !round.is_told
+            && round.is_over(self.give_up)
+        {
+            round.is_told = true;
+            print_line(&round.report(number));
         }
     }
 

@@ -67,6 +67,13 @@ impl Host {
         self.engine.want_session(now, SHUTTLE);
     }
 
+    /// Begins to change the keys; it is established again when both sides have agreed on the new ones.
+    pub(crate) fn change_keys(&mut self, now: Now) {
+        (self.is_agreed, self.is_heard) = (false, false);
+        self.engine.initiate_to(now, [SHUTTLE]);
+        self.engine.handle_timeout(now);
+    }
+
     pub(crate) fn is_due(&self, now: Now) -> bool {
         self.engine.poll_timeout().is_some_and(|at| at <= now.monotonic)
     }

@@ -1,6 +1,7 @@
 //! Many hosts in one process, for one real shuttle: see the README.
 
 mod args;
+mod changes;
 mod crowd;
 mod host;
 mod sys;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -17,20 +17,24 @@ use crate::args::Frames;
 const QUEUE_BYTES: libc::c_int = 64 << 20;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
-static BEGUN: AtomicBool = AtomicBool::new(false);
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether SIGTERM or SIGINT asked for the end.
 pub(crate) fn is_stopped() -> bool {
     STOPPED.load(Relaxed)
 }
 
-/// Whether SIGUSR1 asked to begin.
-pub(crate) fn is_begun() -> bool {
-    BEGUN.load(Relaxed)
+/// How often SIGUSR1 asked to go on.
+pub(crate) fn times_asked() -> usize {
+    ASKED.load(Relaxed)
 }
 
 extern "C" fn note(signal: libc::c_int) {
-    if signal == libc::SIGUSR1 { &BEGUN } else { &STOPPED }.store(true, Relaxed);
+    if signal == libc::SIGUSR1 {
+        ASKED.fetch_add(1, Relaxed);
+    } else {
+        STOPPED.store(true, Relaxed);
+    }
 }
 
 /// Lets signals say what is to be done. Calls that wait are interrupted (no `SA_RESTART`).

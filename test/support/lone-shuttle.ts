@@ -1,4 +1,4 @@
-/** A shuttle alone, without a forwarder: the bench drives it as one does. */
+/** A shuttle alone, without a forwarder: benches and scenarios drive it as one does. */
 import { readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,8 +8,8 @@ import { SealingServiceService } from '@weft/proto/weftline/shuttle/v1/sealing.t
 import { ShuttleServiceService, type TableChange } from '@weft/proto/weftline/shuttle/v1/shuttle.ts'
 import { type Client, connect } from '@weft/rpc'
 import { ROOT } from '../check/repository.ts'
-import { eventually } from '../support/eventually.ts'
-import type { Place, Running } from '../support/place.ts'
+import { eventually } from './eventually.ts'
+import type { Place, Running } from './place.ts'
 
 /** Its TAP of what is sealed. */
 export const SEAL_DEVICE = 'wl-seal'
@@ -39,7 +39,7 @@ export class LoneShuttle implements AsyncDisposable {
   /** Runs in a namespace until the block ends; as root, which changes nothing of what is measured. */
   static async start(place: Place): Promise<LoneShuttle> {
     await using made = new AsyncDisposableStack()
-    const folder = await mkdtemp(join(tmpdir(), 'weft-bench-shuttle-'))
+    const folder = await mkdtemp(join(tmpdir(), 'weft-shuttle-'))
     made.defer(() => rm(folder, { recursive: true }))
     await mkdir(join(folder, 'state'))
     const socket = join(folder, 'shuttle.sock')
@@ -94,6 +94,19 @@ export class LoneShuttle implements AsyncDisposable {
     }
     enough.abort()
     return all
+  }
+
+  /** What it dropped of what came sealed, and refused of handshakes, by reason. */
+  async refused(): Promise<ReadonlyMap<string, number>> {
+    const { sealed } = await this.#shuttle.getInfo({})
+    const counts = new Map<string, number>()
+    // Packets and handshakes may be dropped for a reason of the same name.
+    for (const part of [sealed?.drops ?? {}, sealed?.refusals ?? {}]) {
+      for (const [reason, count] of Object.entries(part)) {
+        counts.set(reason, (counts.get(reason) ?? 0) + Number(count))
+      }
+    }
+    return counts
   }
 
   residentBytes(): number {
