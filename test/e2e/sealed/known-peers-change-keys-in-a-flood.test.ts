@@ -30,6 +30,15 @@ const FLOODS: readonly Flood[] = [
   { name: 'initiations from one source', kind: 'again', spread: false },
 ]
 
+/** What the hosts did in a flood, and what became of it. */
+interface Round {
+  readonly changed: Changed
+  readonly thrown: number
+  /** Dropped or refused by the shuttle, and counted by reason. */
+  readonly counted: number
+  readonly cpuShare: number
+}
+
 describe('known peers in a flood', () => {
   const end = new AsyncDisposableStack()
   const folder = end.use(new PrivateFolder())
@@ -54,11 +63,11 @@ describe('known peers in a flood', () => {
         'at the sealed port': await changeIn(flood, crowd.port),
       }
 
-      for (const [where, { changed, thrown, counted }] of Object.entries(rounds)) {
+      for (const [where, { changed, thrown, counted, cpuShare }] of Object.entries(rounds)) {
         const ms = (ns: number): string => (ns / 1e6).toFixed(1)
         t.diagnostic(
           `${where}: ${thrown} thrown, ${counted} counted by reason; ${changed.done} of ${changed.begun} changes, ` +
-            `p50 ${ms(changed.p50_ns)} ms, longest ${ms(changed.longest_ns)} ms`,
+            `p50 ${ms(changed.p50_ns)} ms, longest ${ms(changed.longest_ns)} ms; the shuttle takes ${Math.round(cpuShare * 100)} % of a core`,
         )
         assert.equal(changed.begun, HOSTS * CHANGES.count)
         assert.equal(changed.done, changed.begun)
@@ -69,10 +78,7 @@ describe('known peers in a flood', () => {
     })
   }
 
-  async function changeIn(
-    { kind, spread }: Flood,
-    port: number,
-  ): Promise<{ changed: Changed; thrown: number; counted: number }> {
+  async function changeIn({ kind, spread }: Flood, port: number): Promise<Round> {
     const counted = async (): Promise<number> => sum(await crowd.shuttle.refused())
     const before = await counted()
     await using probe = await startThrow(crowd.place, {
@@ -84,8 +90,11 @@ describe('known peers in a flood', () => {
       count: ENDLESS,
       rate: RATE,
     })
+    const cpuBefore = crowd.shuttle.cpuSeconds()
+    const began = performance.now()
     const changed = await crowd.change()
+    const cpuShare = (crowd.shuttle.cpuSeconds() - cpuBefore) / ((performance.now() - began) / 1000)
     const { sent } = await probe.stop()
-    return { changed, thrown: sent, counted: (await counted()) - before }
+    return { changed, thrown: sent, counted: (await counted()) - before, cpuShare }
   }
 })

@@ -1,8 +1,9 @@
 //! What packet threads tell the control thread.
 //!
-//! There are two queues, because anybody can send a handshake message: however many strangers send,
-//! what is authentic, and frames that wait for a session, always find room. Where both have waited
-//! they are taken in turn, so that neither waits for more than as many of the other.
+//! There are three queues, because anybody can send a handshake message: however many strangers send,
+//! what is authentic, and frames that wait for a session, always find room, and what comes from where
+//! a peer is does not wait behind what comes from elsewhere. They are taken in turn, so that none waits
+//! for more than as many of each other one.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,7 +15,10 @@ use weft_seal::DropReason;
 /// Events that may wait, without handshakes: four each of a thousand hosts that all begin at once.
 /// Messages of peers have as many bytes as their underlay carries, 6 MiB where that is 1,500.
 pub const EVENTS_MAX: usize = 4096;
-/// Handshake messages that may wait, of at most 256 bytes: 1 MiB.
+/// Handshake messages from addresses of peers that may wait, of at most 256 bytes: 256 KiB. More of
+/// them wait with those of strangers: who knows where a peer is can forge its address.
+pub const KNOWN_HANDSHAKES_MAX: usize = 1024;
+/// Handshake messages that may wait else: 1 MiB.
 pub const HANDSHAKES_MAX: usize = 4096;
 
 /// One thing that happened.
@@ -24,6 +28,8 @@ pub enum Event {
     Handshake {
         /// Where it came from.
         source: SocketAddr,
+        /// Whether a peer is reached there.
+        known: bool,
         /// The whole message.
         bytes: Vec<u8>,
     },
@@ -94,15 +100,21 @@ struct Queues {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// What is authentic, or of this host's own kernel.
-    own: VecDeque<Event>,
-    handshakes: VecDeque<Event>,
-    /// Whose turn it is where both have something.
-    is_turn_of_handshakes: bool,
+    queues: [VecDeque<Event>; QUEUES],
+    /// Whose turn it is.
+    turn: usize,
     /// Whether the control thread sleeps.
     is_awaited: bool,
     is_over: bool,
 }
+
+/// What is authentic, or of this host's own kernel.
+const OWN: usize = 0;
+/// Handshakes from where a peer is.
+const KNOWN: usize = 1;
+const STRANGERS: usize = 2;
+const QUEUES: usize = 3;
+const LIMITS: [usize; QUEUES] = [EVENTS_MAX, KNOWN_HANDSHAKES_MAX, HANDSHAKES_MAX];
 
 /// Both ends of new queues.
 pub(crate) fn queues() -> (Teller, Events) {
@@ -127,14 +139,23 @@ impl Queues {
 
 impl Waiting {
     fn take(&mut self) -> Option<Event> {
-        let (first, second) = if self.is_turn_of_handshakes {
-            (&mut self.handshakes, &mut self.own)
-        } else {
-            (&mut self.own, &mut self.handshakes)
+        let turns = (0..QUEUES).map(|step| (self.turn + step) % QUEUES);
+        let queue = turns.into_iter().find(|queue| !self.queues[*queue].is_empty())?;
+        self.turn = (queue + 1) % QUEUES;
+        self.queues[queue].pop_front()
+    }
+
+    /// Where an event may wait, or why it may not.
+    fn queue_for(&self, event: &Event) -> Result<usize, DropReason> {
+        let has_room = |queue: &usize| self.queues[*queue].len() < LIMITS[*queue];
+        let (queues, reason): (&[usize], _) = match event {
+            Event::Handshake { known: true, .. } => {
+                (&[KNOWN, STRANGERS], DropReason::HandshakesFull)
+            }
+            Event::Handshake { .. } => (&[STRANGERS], DropReason::HandshakesFull),
+            _ => (&[OWN], DropReason::ControlFull),
         };
-        let event = first.pop_front().or_else(|| second.pop_front())?;
-        self.is_turn_of_handshakes = !matches!(event, Event::Handshake { .. });
-        Some(event)
+        queues.iter().copied().find(has_room).ok_or(reason)
     }
 }
 
@@ -142,16 +163,8 @@ impl Teller {
     /// Tells it, or why there is no room for it.
     pub(crate) fn tell(&self, event: Event) -> Result<(), DropReason> {
         let mut waiting = self.0.lock();
-        let (queue, limit, reason) = match event {
-            Event::Handshake { .. } => {
-                (&mut waiting.handshakes, HANDSHAKES_MAX, DropReason::HandshakesFull)
-            }
-            _ => (&mut waiting.own, EVENTS_MAX, DropReason::ControlFull),
-        };
-        if queue.len() >= limit {
-            return Err(reason);
-        }
-        queue.push_back(event);
+        let queue = waiting.queue_for(&event)?;
+        waiting.queues[queue].push_back(event);
         self.0.unlock_and_wake(waiting);
         Ok(())
     }
@@ -202,25 +215,38 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    fn handshake() -> Event {
-        Event::Handshake { source: "192.0.2.1:9".parse().expect("an address"), bytes: vec![1] }
+    fn handshake(known: bool) -> Event {
+        let source = "192.0.2.1:9".parse().expect("an address");
+        Event::Handshake { source, known, bytes: vec![1] }
     }
 
     #[test]
-    fn strangers_leave_room_for_what_is_authentic_and_wait_no_longer_than_it() {
+    fn strangers_leave_room_for_the_others_who_wait_no_longer_than_they() {
         let (teller, events) = queues();
         for _ in 0..HANDSHAKES_MAX {
-            assert_eq!(teller.tell(handshake()), Ok(()));
+            assert_eq!(teller.tell(handshake(false)), Ok(()));
         }
-        assert_eq!(teller.tell(handshake()), Err(DropReason::HandshakesFull));
-        for host_id in 0..3 {
-            assert_eq!(teller.tell(Event::Wanted { host_id }), Ok(()));
+        assert_eq!(teller.tell(handshake(false)), Err(DropReason::HandshakesFull));
+        let wanted = |host_id| Event::Wanted { host_id };
+        for host_id in 0..2 {
+            assert_eq!(teller.tell(handshake(true)), Ok(()));
+            assert_eq!(teller.tell(wanted(host_id)), Ok(()));
         }
         let first: Vec<Event> = events.present().take(6).collect();
-        let wanted = |host_id| Event::Wanted { host_id };
-        let alternating = [wanted(0), handshake(), wanted(1), handshake(), wanted(2), handshake()];
-        assert_eq!(first, alternating);
-        assert_eq!(events.present().count(), HANDSHAKES_MAX - 3);
+        let round = |host_id| [wanted(host_id), handshake(true), handshake(false)];
+        assert_eq!(first, round(0).into_iter().chain(round(1)).collect::<Vec<_>>());
+        assert_eq!(events.present().count(), HANDSHAKES_MAX - 2);
+    }
+
+    #[test]
+    fn who_forges_the_addresses_of_peers_takes_no_more_room_than_a_stranger() {
+        let (teller, events) = queues();
+        for _ in 0..KNOWN_HANDSHAKES_MAX + HANDSHAKES_MAX {
+            assert_eq!(teller.tell(handshake(true)), Ok(()));
+        }
+        assert_eq!(teller.tell(handshake(true)), Err(DropReason::HandshakesFull));
+        assert_eq!(teller.tell(Event::Wanted { host_id: 1 }), Ok(()));
+        assert_eq!(events.present().count(), KNOWN_HANDSHAKES_MAX + HANDSHAKES_MAX + 1);
     }
 
     #[test]
@@ -230,7 +256,7 @@ mod tests {
             assert_eq!(teller.tell(Event::Wanted { host_id }), Ok(()));
         }
         assert_eq!(teller.tell(Event::Wanted { host_id: 1 }), Err(DropReason::ControlFull));
-        assert_eq!(teller.tell(handshake()), Ok(()));
+        assert_eq!(teller.tell(handshake(false)), Ok(()));
         assert_eq!(events.present().count(), EVENTS_MAX + 1);
     }
 
@@ -242,7 +268,7 @@ mod tests {
             let first = events.next_within(SOON);
             (first, events.next_within(SOON), events.next_within(SOON))
         });
-        teller.tell(handshake()).expect("room");
+        teller.tell(handshake(false)).expect("room");
         teller.tell(Event::Wanted { host_id: 7 }).expect("room");
         drop(teller);
         let (first, second, end) = waits.join().expect("no panic");

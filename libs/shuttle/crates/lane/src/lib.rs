@@ -19,7 +19,7 @@ mod waiting;
 
 pub use address::Family;
 pub use counters::{Fallback, PeerTraffic};
-pub use events::{EVENTS_MAX, Event, Events, HANDSHAKES_MAX, NoEvent};
+pub use events::{EVENTS_MAX, Event, Events, HANDSHAKES_MAX, KNOWN_HANDSHAKES_MAX, NoEvent};
 pub use lanes::Lanes;
 pub use measure::CipherSpeeds;
 pub use probe::Probes;

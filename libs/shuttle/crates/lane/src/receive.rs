@@ -74,8 +74,8 @@ impl Lane<'_> {
                     messages.push(Sealed::new(header.counter, sealed));
                 }
                 Some(Message::Handshake) if datagram.len() <= HANDSHAKE_BYTES_MAX => {
-                    let source = self.source.get();
-                    self.tell(Event::Handshake { source, bytes: datagram.to_vec() });
+                    let (source, known) = (self.source.get(), self.table.is_target(&self.source));
+                    self.tell(Event::Handshake { source, known, bytes: datagram.to_vec() });
                 }
                 // The tail that a sender adds where its kernel spoils equal lengths.
                 None if datagram == [0] => {}

@@ -100,18 +100,28 @@ pub struct Table {
     family: Family,
     peers: Parts<Peer>,
     inbound: Parts<Inbound>,
+    /// How many peers are reached at an address, by its mixed bits.
+    targets: Parts<usize>,
 }
 
 impl Table {
     pub(crate) fn new(family: Family) -> Self {
-        Self { family, peers: Parts::default(), inbound: Parts::default() }
+        let (peers, inbound, targets) = Default::default();
+        Self { family, peers, inbound, targets }
     }
 
     /// Puts in a peer or replaces what is known of it; its counters go on. Tells whether its address
     /// can be reached: an IPv6 one cannot where the host has no IPv6.
     pub fn set_peer(&mut self, host_id: u32, entry: PeerEntry) -> bool {
         let Some(target) = RawAddress::new(entry.target, self.family) else { return false };
-        let marks = self.peers.get(host_id).map(|peer| Arc::clone(&peer.marks));
+        let known = self.peers.get(host_id);
+        let (marks, last) = (known.map(|peer| Arc::clone(&peer.marks)), known.map(|p| p.target));
+        if last != Some(target) {
+            self.count_target(&target, 1);
+            if let Some(last) = last {
+                self.count_target(&last, -1);
+            }
+        }
         let (form, allows) = match entry.kind {
             Kind::Node { mut vnis, segments } => {
                 vnis.sort_unstable();
@@ -136,7 +146,9 @@ impl Table {
 
     /// Removes a peer and all its sessions.
     pub fn remove_peer(&mut self, host_id: u32) {
-        self.peers.remove(host_id);
+        if let Some(peer) = self.peers.remove(host_id) {
+            self.count_target(&peer.target, -1);
+        }
         let sessions = self.inbound.iter().filter(|(_, inbound)| inbound.host_id == host_id);
         let indices: Vec<u32> = sessions.map(|(index, _)| index).collect();
         for index in indices {
@@ -166,6 +178,20 @@ impl Table {
         self.peers.iter().map(|(host_id, peer)| (host_id, peer.marks.traffic.read()))
     }
 
+    /// Whether a peer is reached at this address, or hardly ever at another one with the same bits: not more than a hint.
+    pub(crate) fn is_target(&self, address: &RawAddress) -> bool {
+        self.targets.get(address.folded()).is_some()
+    }
+
+    fn count_target(&mut self, address: &RawAddress, more: isize) {
+        let number = address.folded();
+        let count = self.targets.get(number).map_or(0, |count| **count);
+        match count.saturating_add_signed(more) {
+            0 => drop(self.targets.remove(number)),
+            count => self.targets.insert(number, count),
+        }
+    }
+
     pub(crate) fn peer(&self, host_id: u32) -> Option<&Arc<Peer>> {
         self.peers.get(host_id)
     }
@@ -182,7 +208,8 @@ const PARTS: usize = 1 << PARTS_BITS;
 /// as little as one of few.
 struct Parts<V>(Box<[Arc<Map<V>>; PARTS]>);
 
-/// Host ids and session indices are given by our own side: nobody can choose them so that they collide.
+/// Host ids and session indices are given by our own side: nobody can choose them so that they collide. Addresses a peer can
+/// choose, one of them at a time.
 type Map<V> = HashMap<u32, Arc<V>, BuildHasherDefault<Mix>>;
 
 impl<V> Parts<V> {
@@ -194,10 +221,9 @@ impl<V> Parts<V> {
         Arc::make_mut(&mut self.0[part(number)]).insert(number, Arc::new(row));
     }
 
-    fn remove(&mut self, number: u32) {
-        if self.get(number).is_some() {
-            Arc::make_mut(&mut self.0[part(number)]).remove(&number);
-        }
+    fn remove(&mut self, number: u32) -> Option<Arc<V>> {
+        self.get(number)?;
+        Arc::make_mut(&mut self.0[part(number)]).remove(&number)
     }
 
     fn iter(&self) -> impl Iterator<Item = (u32, &Arc<V>)> {
@@ -287,6 +313,23 @@ mod tests {
         assert!((1..=MANY).all(|host| copy.peer(host).is_some_and(|peer| peer.host_id == host)));
         assert_eq!(copy.traffics().count(), MANY as usize + 1);
         assert_eq!(copy.inbound.iter().count(), MANY as usize - 1);
+    }
+
+    #[test]
+    fn an_address_is_a_target_as_long_as_a_peer_is_reached_there() {
+        let raw = |text: &str| {
+            RawAddress::new(text.parse().expect("an address"), Family::V4).expect("of IPv4")
+        };
+        let (home, elsewhere) = (raw("192.0.2.1:61820"), raw("192.0.2.1:61821"));
+        let mut table = table_of(2);
+        assert!(table.is_target(&home) && !table.is_target(&elsewhere));
+        table.set_peer(1, PeerEntry { target: elsewhere.get(), ..entry() });
+        table.set_peer(1, PeerEntry { target: elsewhere.get(), ..entry() });
+        assert!(table.is_target(&home) && table.is_target(&elsewhere));
+        table.remove_peer(2);
+        assert!(!table.is_target(&home) && table.is_target(&elsewhere));
+        table.set_peer(1, entry());
+        assert!(table.is_target(&home) && !table.is_target(&elsewhere));
     }
 
     #[test]

@@ -344,7 +344,11 @@ fn the_control_thread_hears_of_what_is_its_own() {
     let source = socket.local_addr().unwrap();
     let handshake = [1, 0, 0, 0, 5, 6];
     socket.send_to(&handshake, hosts[1].address).unwrap();
-    assert_eq!(hosts[1].event(), Event::Handshake { source, bytes: handshake.to_vec() });
+    let bytes = handshake.to_vec();
+    assert_eq!(hosts[1].event(), Event::Handshake { source, known: false, bytes: bytes.clone() });
+    hosts[0].lanes.send(hosts[1].address, None, &handshake).unwrap();
+    let of_peer = Event::Handshake { source: hosts[0].address, known: true, bytes };
+    assert_eq!(hosts[1].event(), of_peer);
     socket.send_to(&sealed(0, 0, INDICES[1], &control()), hosts[1].address).unwrap();
     let (host_id, index) = (PEERS[1], INDICES[1]);
     let events = [0; 3].map(|_| hosts[1].event());

@@ -460,7 +460,7 @@ impl Running {
     pub(super) fn handle(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Handshake { source, bytes } => {
+            Event::Handshake { source, bytes, .. } => {
                 // Anybody can send what is refused: that is counted and nothing to act on.
                 let _ = self.engine.handle_datagram(now, from(source), &bytes);
             }
