@@ -77,8 +77,8 @@ impl Lane<'_> {
                     let (source, known) = (self.source.get(), self.table.is_target(&self.source));
                     self.tell(Event::Handshake { source, known, bytes: datagram.to_vec() });
                 }
-                // The tail that a sender adds where its kernel spoils equal lengths.
-                None if datagram == [0] => {}
+                // The tail that a peer adds where its kernel spoils equal lengths.
+                None if datagram == [0] && self.table.is_target(&self.source) => {}
                 _ => self.drop(DropReason::MessageUnknown),
             }
         }

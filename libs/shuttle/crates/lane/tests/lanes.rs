@@ -199,6 +199,10 @@ fn forged_replayed_and_unknown_messages_are_dropped_by_name() {
     hosts[1].dropped(DropReason::IndexUnknown);
     send(b"what is this");
     hosts[1].dropped(DropReason::MessageUnknown);
+    // Of a peer it is the tail that makes lengths unequal.
+    hosts[0].lanes.send(hosts[1].address, None, &[0]).unwrap();
+    send(&[0]);
+    hosts[1].dropped_times(DropReason::MessageUnknown, 2);
 }
 
 #[test]
