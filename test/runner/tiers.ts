@@ -5,6 +5,7 @@ import { MissingPeerError, PROGRAMS } from '../bench/peer-programs.ts'
 import { ROOT, trackedFiles } from '../check/repository.ts'
 import { wireguardGoProgram } from '../support/wireguard-go.ts'
 import { addCounts, type Counts, countCargoTests, NOTHING } from './counts.ts'
+import { fuzzTargets, runFuzzers } from './fuzz.ts'
 import { runNodeTests } from './node-tests.ts'
 import { runGroup as superviseGroup } from './supervise.ts'
 
@@ -29,6 +30,11 @@ const PARSERS = 'parsers.test.ts'
 const INTEROP = 'wireguard_go'
 /** Cases of each parser in full, where WEFT_FUZZ_RUNS says no other number: some 20 minutes. */
 const FUZZ_RUNS = '20000'
+/** How long each target is fuzzed, where WEFT_FUZZ_SECONDS says no other time. */
+const FUZZ_SECONDS = 20
+const TORTURE_FUZZ_SECONDS = 300
+/** Worlds of the session engine, where WEFT_TUNNEL_SEEDS says no other number. */
+const SEEDS = '10000'
 
 export const TIERS: readonly Tier[] = [
   {
@@ -49,7 +55,16 @@ export const TIERS: readonly Tier[] = [
   {
     name: 'kernel',
     what: 'eBPF programs and the shuttle in the running kernel',
-    run: async () => runCargoTests(['--test', '*'], await peers()),
+    run: async () =>
+      runCargoTests(['--test', '*'], {
+        WEFT_TUNNEL_SEEDS: process.env['WEFT_TUNNEL_SEEDS'] ?? SEEDS,
+        ...(await peers()),
+      }),
+  },
+  {
+    name: 'fuzz',
+    what: 'the parsers and the session engine of the shuttle, with whatever bytes',
+    run: () => runFuzzers(fuzzTargets(), fuzzSeconds(FUZZ_SECONDS)),
   },
   {
     name: 'lab',
@@ -75,6 +90,10 @@ export function tortureTier(names: readonly string[]): Tier {
     run: async () =>
       [
         await runParsers(names),
+        await runFuzzers(
+          fuzzTargets().filter((target) => isMeant(`fuzz-${target}`, names)),
+          fuzzSeconds(TORTURE_FUZZ_SECONDS),
+        ),
         await runScenarios(names, true),
         await runInteropInFull(names),
       ].reduce(addCounts),
@@ -96,6 +115,15 @@ async function peers(): Promise<{ readonly [name: string]: string }> {
     console.log(`skip  ${INTEROP}: ${error.message}`)
     return {}
   }
+}
+
+function fuzzSeconds(otherwise: number): number {
+  const text = process.env['WEFT_FUZZ_SECONDS']
+  if (text === undefined) return otherwise
+  // To a fuzzer 0 is forever.
+  if (!/^[1-9]\d{0,5}$/.test(text))
+    throw new Error(`WEFT_FUZZ_SECONDS is ${text}; give a number of seconds, 1 or more`)
+  return Number(text)
 }
 
 async function runParsers(names: readonly string[]): Promise<Counts> {

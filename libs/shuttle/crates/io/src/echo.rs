@@ -113,51 +113,7 @@ impl EchoSocket {
         let length =
             unsafe { libc::recv(self.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-        Ok(self.parse(&buffer[..length]))
-    }
-
-    fn parse(&self, packet: &[u8]) -> Option<Reply> {
-        match self.target {
-            IpAddr::V4(target) => {
-                let (source, icmp) = split_ipv4(packet)?;
-                match *icmp.first()? {
-                    ECHO_REPLY_V4 if source == target => {
-                        Some(Reply::Answered { sequence: self.own_sequence(icmp)? })
-                    }
-                    UNREACHABLE_V4 => {
-                        let quote = icmp.get(ECHO_HEADER_BYTES..)?;
-                        let quoted_target: Ipv4Addr =
-                            (*quote.get(16..)?.first_chunk::<4>()?).into();
-                        let (_, request) = split_ipv4(quote)?;
-                        let sequence =
-                            self.own_sequence(request).filter(|_| quoted_target == target)?;
-                        Some(Reply::Unreachable { sequence, reason: reason_v4(icmp[1]).to_owned() })
-                    }
-                    _ => None,
-                }
-            }
-            IpAddr::V6(target) => match *packet.first()? {
-                ECHO_REPLY_V6 => Some(Reply::Answered { sequence: self.own_sequence(packet)? }),
-                kind => {
-                    let quote = packet.get(ECHO_HEADER_BYTES..)?;
-                    let quoted_target = Ipv6Addr::from(*quote.get(24..)?.first_chunk::<16>()?);
-                    let sequence =
-                        self.own_sequence(quote.get(40..)?).filter(|_| quoted_target == target)?;
-                    let reason = if kind == TOO_BIG_V6 {
-                        "the packet is too big"
-                    } else {
-                        reason_v6(packet[1])
-                    };
-                    Some(Reply::Unreachable { sequence, reason: reason.to_owned() })
-                }
-            },
-        }
-    }
-
-    fn own_sequence(&self, echo: &[u8]) -> Option<u16> {
-        let number =
-            |at: usize| echo.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
-        number(6).filter(|_| number(4) == Some(self.identifier))
+        Ok(parse(self.target, self.identifier, &buffer[..length]))
     }
 }
 
@@ -165,6 +121,47 @@ impl AsRawFd for EchoSocket {
     fn as_raw_fd(&self) -> i32 {
         self.descriptor.as_raw_fd()
     }
+}
+
+/// What a packet says about the requests of this identifier to this address.
+pub(crate) fn parse(target: IpAddr, identifier: u16, packet: &[u8]) -> Option<Reply> {
+    match target {
+        IpAddr::V4(target) => {
+            let (source, icmp) = split_ipv4(packet)?;
+            match *icmp.first()? {
+                ECHO_REPLY_V4 if source == target => {
+                    Some(Reply::Answered { sequence: sequence(icmp, identifier)? })
+                }
+                UNREACHABLE_V4 => {
+                    let quote = icmp.get(ECHO_HEADER_BYTES..)?;
+                    let quoted_target: Ipv4Addr = (*quote.get(16..)?.first_chunk::<4>()?).into();
+                    let (_, request) = split_ipv4(quote)?;
+                    let sequence =
+                        sequence(request, identifier).filter(|_| quoted_target == target)?;
+                    Some(Reply::Unreachable { sequence, reason: reason_v4(icmp[1]).to_owned() })
+                }
+                _ => None,
+            }
+        }
+        IpAddr::V6(target) => match *packet.first()? {
+            ECHO_REPLY_V6 => Some(Reply::Answered { sequence: sequence(packet, identifier)? }),
+            kind => {
+                let quote = packet.get(ECHO_HEADER_BYTES..)?;
+                let quoted_target = Ipv6Addr::from(*quote.get(24..)?.first_chunk::<16>()?);
+                let sequence =
+                    sequence(quote.get(40..)?, identifier).filter(|_| quoted_target == target)?;
+                let reason =
+                    if kind == TOO_BIG_V6 { "the packet is too big" } else { reason_v6(packet[1]) };
+                Some(Reply::Unreachable { sequence, reason: reason.to_owned() })
+            }
+        },
+    }
+}
+
+/// The number of an echo message that has this identifier.
+fn sequence(echo: &[u8], identifier: u16) -> Option<u16> {
+    let number = |at: usize| echo.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+    number(6).filter(|_| number(4) == Some(identifier))
 }
 
 fn split_ipv4(packet: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
@@ -228,14 +225,10 @@ fn socket_address(target: IpAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
-    /// A socket that never sends: only its parser is asked.
-    fn socket(target: &str) -> EchoSocket {
-        let descriptor = File::open("/dev/null").unwrap().into();
-        EchoSocket { descriptor, target: target.parse().unwrap(), identifier: 0x1234 }
+    fn parse(target: &str, packet: &[u8]) -> Option<Reply> {
+        super::parse(target.parse().unwrap(), 0x1234, packet)
     }
 
     fn ipv4(source: [u8; 4], target: [u8; 4], icmp: &[u8]) -> Vec<u8> {
@@ -245,16 +238,15 @@ mod tests {
 
     #[test]
     fn an_answer_counts_when_it_is_from_the_target_and_to_this_socket() {
-        let socket = socket("10.20.0.13");
         let reply = [ECHO_REPLY_V4, 0, 0, 0, 0x12, 0x34, 0, 7];
         let own = [10, 20, 0, 11];
         assert_eq!(
-            socket.parse(&ipv4([10, 20, 0, 13], own, &reply)),
+            parse("10.20.0.13", &ipv4([10, 20, 0, 13], own, &reply)),
             Some(Reply::Answered { sequence: 7 })
         );
-        assert_eq!(socket.parse(&ipv4([10, 20, 0, 14], own, &reply)), None);
+        assert_eq!(parse("10.20.0.13", &ipv4([10, 20, 0, 14], own, &reply)), None);
         let of_others = [ECHO_REPLY_V4, 0, 0, 0, 0x12, 0x35, 0, 7];
-        assert_eq!(socket.parse(&ipv4([10, 20, 0, 13], own, &of_others)), None);
+        assert_eq!(parse("10.20.0.13", &ipv4([10, 20, 0, 13], own, &of_others)), None);
     }
 
     #[test]
@@ -262,29 +254,25 @@ mod tests {
         let request = [ECHO_REQUEST_V4, 0, 0, 0, 0x12, 0x34, 0, 9];
         let quote = ipv4([10, 20, 0, 11], [10, 20, 0, 13], &request);
         let error = [&[UNREACHABLE_V4, 4, 0, 0, 0, 0, 5, 0x28][..], &quote].concat();
-        let reply = socket("10.20.0.13").parse(&ipv4([10, 20, 0, 1], [10, 20, 0, 11], &error));
+        let packet = ipv4([10, 20, 0, 1], [10, 20, 0, 11], &error);
         assert_eq!(
-            reply,
+            parse("10.20.0.13", &packet),
             Some(Reply::Unreachable { sequence: 9, reason: "the packet is too big".to_owned() })
         );
-        assert_eq!(
-            socket("10.20.0.14").parse(&ipv4([10, 20, 0, 1], [10, 20, 0, 11], &error)),
-            None
-        );
+        assert_eq!(parse("10.20.0.14", &packet), None);
     }
 
     #[test]
     fn an_ipv6_answer_comes_without_its_ip_header() {
         let reply = [ECHO_REPLY_V6, 0, 0, 0, 0x12, 0x34, 0, 3, 1, 2];
-        assert_eq!(socket("fd20::13").parse(&reply), Some(Reply::Answered { sequence: 3 }));
+        assert_eq!(parse("fd20::13", &reply), Some(Reply::Answered { sequence: 3 }));
     }
 
     #[test]
     fn cut_off_packets_are_nobodys() {
-        let socket = socket("10.20.0.13");
         for length in 0..27 {
             let packet = ipv4([10, 20, 0, 13], [10, 20, 0, 11], &[0, 0, 0, 0, 0x12, 0x34, 0, 7]);
-            assert_eq!(socket.parse(&packet[..length]), None, "{length}");
+            assert_eq!(parse("10.20.0.13", &packet[..length]), None, "{length}");
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod echo;
 mod ethtool;
+pub mod fuzz;
 mod links;
 mod netlink;
 mod path_mtu;

@@ -346,7 +346,7 @@ fn gone(name: &str) -> NetlinkError {
     }
 }
 
-fn parse_link(message: &Message) -> Option<Link> {
+pub(crate) fn parse_link(message: &Message) -> Option<Link> {
     if message.kind != libc::RTM_NEWLINK {
         return None;
     }

@@ -311,8 +311,9 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl RawMessage<'_> {
-    fn error(&self) -> (i32, Option<String>) {
-        let errno = number32(self.body, 0).map_or(libc::EPROTO, |value| -value.cast_signed());
+    pub(crate) fn error(&self) -> (i32, Option<String>) {
+        let errno =
+            number32(self.body, 0).map_or(libc::EPROTO, |value| value.cast_signed().wrapping_neg());
         let has_text = i32::from(self.flags) & libc::NLM_F_ACK_TLVS != 0;
         // NETLINK_CAP_ACK: after the number comes the header of the request alone.
         let text = self

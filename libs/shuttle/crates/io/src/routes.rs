@@ -66,15 +66,7 @@ impl Routes {
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
         let request = Request::new(libc::RTM_GETADDR, 0, &[0; ADDRESS_HEADER_BYTES]);
         let messages = self.socket.dump("list the addresses", request)?;
-        Ok(messages
-            .iter()
-            .filter_map(|message| {
-                let (header, rest) = message.body.split_at_checked(ADDRESS_HEADER_BYTES)?;
-                let value =
-                    find(rest, libc::IFA_LOCAL).or_else(|| find(rest, libc::IFA_ADDRESS))?;
-                Some(Address { ifindex: number32(header, 4)?, address: parse_address(value)? })
-            })
-            .collect())
+        Ok(messages.iter().filter_map(|message| parse_own_address(&message.body)).collect())
     }
 
     /// The way from one of the host's addresses to another host's; `None` where there is none, or
@@ -107,11 +99,7 @@ impl Routes {
             .attribute(libc::NDA_DST, &bytes);
         match self.socket.ask(&format!("look for neighbour {address}"), request) {
             Ok(message) => {
-                let mac = message.and_then(|message| {
-                    let (header, rest) = message.body.split_at_checked(NEIGHBOUR_HEADER_BYTES)?;
-                    let is_valid = number16(header, 8)? & NUD_VALID != 0;
-                    find(rest, libc::NDA_LLADDR).filter(|_| is_valid)?.first_chunk().copied()
-                });
+                let mac = message.and_then(|message| parse_neighbour(&message.body));
                 Ok(mac.map_or(Neighbour::Sought, Neighbour::Known))
             }
             Err(error) if error.errno() == libc::ENOENT => Ok(Neighbour::Missing),
@@ -145,7 +133,20 @@ fn neighbour_header(family: u8, ifindex: u32) -> [u8; NEIGHBOUR_HEADER_BYTES] {
     header
 }
 
-fn parse_next_hop(body: &[u8], remote: IpAddr) -> Option<NextHop> {
+pub(crate) fn parse_own_address(body: &[u8]) -> Option<Address> {
+    let (header, rest) = body.split_at_checked(ADDRESS_HEADER_BYTES)?;
+    let value = find(rest, libc::IFA_LOCAL).or_else(|| find(rest, libc::IFA_ADDRESS))?;
+    Some(Address { ifindex: number32(header, 4)?, address: parse_address(value)? })
+}
+
+/// The MAC, where the kernel holds it for true.
+pub(crate) fn parse_neighbour(body: &[u8]) -> Option<[u8; 6]> {
+    let (header, rest) = body.split_at_checked(NEIGHBOUR_HEADER_BYTES)?;
+    let is_valid = number16(header, 8)? & NUD_VALID != 0;
+    find(rest, libc::NDA_LLADDR).filter(|_| is_valid)?.first_chunk().copied()
+}
+
+pub(crate) fn parse_next_hop(body: &[u8], remote: IpAddr) -> Option<NextHop> {
     let (header, rest) = body.split_at_checked(ROUTE_HEADER_BYTES)?;
     if header[ROUTE_TYPE] != libc::RTN_UNICAST {
         return None;

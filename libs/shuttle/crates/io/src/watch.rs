@@ -89,7 +89,7 @@ impl AsRawFd for Watch {
     }
 }
 
-fn parse(kind: u16, body: &[u8]) -> Option<Change> {
+pub(crate) fn parse(kind: u16, body: &[u8]) -> Option<Change> {
     match kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => Some(Change::Link { ifindex: number32(body, 4)? }),
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {

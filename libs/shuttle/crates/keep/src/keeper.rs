@@ -11,11 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::back_off::BackOff;
 use crate::child::Program;
 use crate::datagram::{self, Datagram};
+use crate::wish::Wish;
 use crate::{DESCRIPTORS_MAX, check, client};
 
 /// Parked descriptors have numbers from here on, above all that a program is given.
 const NUMBER_MIN: libc::c_int = 64;
-const NAME_BYTES_MAX: usize = 64;
 /// A program that does not end by then is killed.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Exit code of `sysexits.h` for a wrong use of a command: it will be wrong the next time too.
@@ -186,27 +186,18 @@ impl Keeper {
     }
 
     fn handle(&mut self, datagram: Datagram) {
-        let text = String::from_utf8_lossy(&datagram.text);
-        let value = |name: &str| {
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::trim))
-        };
-        let name = value("FDNAME").unwrap_or("stored");
-        let is_name = !name.is_empty()
-            && name.len() <= NAME_BYTES_MAX
-            && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
-        if !is_name {
-            return;
-        }
-        if value("FDSTOREREMOVE") == Some("1") {
-            self.parked.retain(|(parked, _)| parked != name);
-        } else if value("FDSTORE") == Some("1") {
-            for descriptor in datagram.descriptors {
-                if self.parked.len() == DESCRIPTORS_MAX {
-                    log("warn", "no more descriptors can be kept");
-                } else if let Ok(descriptor) = move_up(&descriptor) {
-                    self.parked.push((name.to_owned(), descriptor));
+        match Wish::parse(&datagram.text) {
+            Some(Wish::Forget(name)) => self.parked.retain(|(parked, _)| *parked != name),
+            Some(Wish::Keep(name)) => {
+                for descriptor in datagram.descriptors {
+                    if self.parked.len() == DESCRIPTORS_MAX {
+                        log("warn", "no more descriptors can be kept");
+                    } else if let Ok(descriptor) = move_up(&descriptor) {
+                        self.parked.push((name.clone(), descriptor));
+                    }
                 }
             }
+            None => {}
         }
     }
 }

@@ -9,7 +9,9 @@ mod back_off;
 mod child;
 mod client;
 mod datagram;
+pub mod fuzz;
 mod keeper;
+mod wish;
 
 pub use client::{Parked, Store};
 pub use keeper::Keeper;

@@ -13,6 +13,7 @@
 )]
 
 mod client;
+pub mod fuzz;
 mod server;
 mod wire;
 

@@ -4,7 +4,6 @@
 mod batch;
 mod checksum;
 mod cipher;
-pub mod fuzz;
 mod geneve;
 mod headers;
 mod join;

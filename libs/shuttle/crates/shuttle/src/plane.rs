@@ -963,7 +963,7 @@ fn remove_pins(bpffs: &Path) -> io::Result<()> {
 }
 
 /// What is wanted of a port, checked.
-struct Wanted {
+pub(crate) struct Wanted {
     endpoint: weft_engine::Endpoint,
     network: weft_engine::Network,
     addresses: Vec<(IpAddr, u8)>,
@@ -971,7 +971,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(request: &proto::AttachPortRequest) -> Result<Self, Failure> {
+    pub(crate) fn parse(request: &proto::AttachPortRequest) -> Result<Self, Failure> {
         let endpoint =
             request.endpoint.as_ref().ok_or_else(|| Failure::invalid("the endpoint is missing"))?;
         let network =

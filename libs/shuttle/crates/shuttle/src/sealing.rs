@@ -10,6 +10,7 @@ mod control;
 mod counters;
 #[cfg(test)]
 mod crashes;
+pub(crate) mod fuzz;
 mod keys;
 mod memory;
 mod parse;

@@ -63,7 +63,7 @@ impl Tracer {
 }
 
 /// Trace and parent of a sampled context (W3C Trace Context, 3.2).
-fn parse_traceparent(header: &str) -> Option<(String, String)> {
+pub(crate) fn parse_traceparent(header: &str) -> Option<(String, String)> {
     let mut parts = header.split('-');
     let (version, trace_id, parent_id, flags) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

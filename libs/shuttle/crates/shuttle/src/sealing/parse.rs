@@ -33,7 +33,7 @@ pub(crate) struct SealedPeer {
 }
 
 impl Settings {
-    pub(super) fn parse(message: proto::ConfigureSealingRequest) -> Result<Self, Failure> {
+    pub(crate) fn parse(message: proto::ConfigureSealingRequest) -> Result<Self, Failure> {
         let private = Zeroizing::new(message.private_key);
         let key = Zeroizing::new(key(&private, "the private key")?);
         let previous = Zeroizing::new(message.previous_private_key);
@@ -73,7 +73,7 @@ impl SealedPeer {
         Ok(Self { config, nat })
     }
 
-    pub(super) fn parse_client(message: &proto::WireguardAttachment) -> Result<Self, Failure> {
+    pub(crate) fn parse_client(message: &proto::WireguardAttachment) -> Result<Self, Failure> {
         let public = key(&message.public_key, "the client's public key")?;
         if !is_public_key(&public) {
             return Err(Failure::invalid(

@@ -14,7 +14,7 @@ use super::warm::Nat;
 use super::{Member, SealedPeer};
 
 /// Of what is below. Another one is not read.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// What was found out about this machine, and stays so until its next boot.
 #[derive(Clone, Copy)]
