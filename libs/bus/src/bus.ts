@@ -177,6 +177,8 @@ export type RemoteBucket<T> = Pick<Bucket<T>, 'name' | 'watch' | 'lastRevision'>
 export interface WatchOptions {
   /** Aborting it ends the iteration without an error. */
   readonly signal: AbortSignal
+  /** The revision up to which the caller knows the bucket beside the watch, by its own writes. A bucket that is behind it was rewound. */
+  readonly known?: (() => bigint) | undefined
 }
 
 /** Never empty. Under load it holds all that arrived meanwhile, up to `WATCH_BATCH_MAX`. */

@@ -13,6 +13,8 @@ export interface BucketCopy<T> {
   keys(): Iterable<string>
   /** The bucket lost writes: all that it still has follows, with revisions that may begin anew. What does not come again was lost, not deleted. */
   reset(reason: Exclude<ResetReason, 'missed'>): void
+  /** The revision that the copy holds beside what it was told, where it takes what it wrote itself at once. */
+  known?(): bigint
   /** The copy holds everything up to `revision`: after the snapshot, then after every batch of changes. */
   caughtUp(revision: bigint): void
 }
@@ -79,7 +81,8 @@ async function keepInStep<T>(
         break
     }
   }
-  for await (const batch of bucket.watch(prefix, { signal })) {
+  const known = copy.known && (() => copy.known?.() ?? 0n)
+  for await (const batch of bucket.watch(prefix, { signal, known })) {
     for (const event of batch) apply(event)
     const last = batch.at(-1)
     if (!isFilling && last && last.kind !== 'reset' && last.kind !== 'snapshot-end') {

@@ -101,18 +101,18 @@ export class NatsBucket<T> implements Bucket<T> {
     return { sizeBytes: state.bytes, sizeMaxBytes: config.max_bytes }
   }
 
-  watch(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
-    return this.#watch(prefix, signal, () => this.ensureStream())
+  watch(prefix: string, options: WatchOptions): AsyncIterable<WatchBatch<T>> {
+    return this.#watch(prefix, options, () => this.ensureStream())
   }
 
   /** The same for whoever may ask for nothing but a watch. */
-  watchBlindly(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
-    return this.#watch(prefix, signal, undefined)
+  watchBlindly(prefix: string, options: WatchOptions): AsyncIterable<WatchBatch<T>> {
+    return this.#watch(prefix, options, undefined)
   }
 
   #watch(
     prefix: string,
-    signal: AbortSignal,
+    options: WatchOptions,
     stream: (() => Promise<StreamInfo>) | undefined,
   ): AsyncIterable<WatchBatch<T>> {
     const { connection, jetStream, log, consumerNames, inboxPrefix, heartbeatMs } = this.#host
@@ -128,7 +128,7 @@ export class NatsBucket<T> implements Bucket<T> {
       stream,
       onReconnect: (listener: () => void) => this.#host.onReconnect(listener),
     }
-    return watchBucket(source, prefix, signal)
+    return watchBucket(source, prefix, options)
   }
 
   async #write(

@@ -2,7 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node'
 import type { Logger } from '@weft/telemetry'
 import { BatchQueue } from './batch-queue.ts'
-import type { BucketShape, Codec, ResetReason, WatchBatch, WatchEvent } from './bus.ts'
+import type {
+  BucketShape,
+  Codec,
+  ResetReason,
+  WatchBatch,
+  WatchEvent,
+  WatchOptions,
+} from './bus.ts'
 import { EventReader } from './event-reader.ts'
 import {
   deliveryPlace,
@@ -69,15 +76,16 @@ type Queued = { readonly message: Received | undefined; readonly revision: bigin
 export async function* watchBucket<T>(
   source: WatchSource<T>,
   prefix: string,
-  signal: AbortSignal,
+  options: WatchOptions,
 ): AsyncGenerator<WatchBatch<T>, void, undefined> {
+  const { signal } = options
   const { shape, codec, log } = source
   const reader = new EventReader(shape, codec, log)
   const retry = new WatchRetry(shape.name, prefix, log, signal)
   let cursor: Cursor | undefined
   while (!signal.aborted) {
     try {
-      await using session = await WatchSession.open(source, prefix, cursor, signal)
+      await using session = await WatchSession.open(source, prefix, cursor, options)
       if (session.reset) yield [{ kind: 'reset', reason: session.reset }]
       cursor = session.cursor
       for await (const batch of session.batches()) {
@@ -123,14 +131,16 @@ class WatchSession implements AsyncDisposable {
     source: WatchSource<T>,
     prefix: string,
     previous: Cursor | undefined,
-    signal: AbortSignal,
+    { signal, known }: WatchOptions,
   ): Promise<WatchSession> {
     const { connection, jetStream, shape } = source
     await using opening = new AsyncDisposableStack()
     const stack = new AsyncDisposableStack()
     opening.use(stack)
+    // Asked before the stream is: what is known by then is in it.
+    const knownRevision = known?.() ?? 0n
     const info = await source.stream?.()
-    const reset = previous && resetReason(previous, info, shape)
+    const reset = previous && resetReason(previous, info, shape, knownRevision)
     const isResumed = previous !== undefined && reset === undefined
     const session = new WatchSession(stack, isResumed ? previous : newCursor(info), reset, signal)
     const end = (reason: string) => (): void => session.#end(reason)
@@ -276,10 +286,12 @@ export function resetReason(
   cursor: Cursor,
   info: StreamInfo | undefined,
   shape: BucketShape,
+  knownRevision: bigint,
 ): ResetReason | undefined {
   if (!info) return 'missed'
   if (info.created !== cursor.created) return 'recreated'
-  if (BigInt(info.state.last_seq) < cursor.revision) return 'rewound'
+  const last = BigInt(info.state.last_seq)
+  if (last < cursor.revision || last < knownRevision) return 'rewound'
   const awayMs = performance.now() - cursor.aliveAt
   const isResumable = cursor.isComplete && awayMs <= shape.deletionTtlMs * RESUME_MAX_PART
   return isResumable ? undefined : 'missed'

@@ -32,7 +32,7 @@ export class RemoteNatsBucket<T> implements RemoteBucket<T> {
     return BigInt(info?.state.last_seq ?? 0)
   }
 
-  watch(prefix: string, { signal }: WatchOptions): AsyncIterable<WatchBatch<T>> {
+  watch(prefix: string, options: WatchOptions): AsyncIterable<WatchBatch<T>> {
     const { connection, log, inboxPrefix, heartbeatMs } = this.#host
     const source = {
       connection,
@@ -44,6 +44,6 @@ export class RemoteNatsBucket<T> implements RemoteBucket<T> {
       heartbeatMs,
       onReconnect: (listener: () => void) => this.#host.onReconnect(listener),
     }
-    return watchRemotely(source, prefix, signal)
+    return watchRemotely(source, prefix, options)
   }
 }

@@ -8,6 +8,7 @@ import {
   WATCH_BATCH_MAX,
   type WatchBatch,
   type WatchEvent,
+  type WatchOptions,
 } from './bus.ts'
 import { EventReader } from './event-reader.ts'
 import type { StoredMessage, StreamInfo } from './jetstream.ts'
@@ -46,7 +47,7 @@ export interface RemoteWatchSource<T> {
 export async function* watchRemotely<T>(
   source: RemoteWatchSource<T>,
   prefix: string,
-  signal: AbortSignal,
+  { signal, known }: WatchOptions,
 ): AsyncGenerator<WatchBatch<T>, void, undefined> {
   const { shape, codec, log } = source
   const events = new EventReader(shape, codec, log)
@@ -54,11 +55,12 @@ export async function* watchRemotely<T>(
   let cursor: Cursor | undefined
   while (!signal.aborted) {
     try {
+      const knownRevision = known?.() ?? 0n
       const info = await source.stream.info()
       // Whoever keeps it makes it again, or its server is on its way back.
       if (!info && cursor?.created !== undefined) throw new Error('the bucket is not there')
       if (cursor) cursor.created ??= info?.created
-      const reset = cursor && info && resetReason(cursor, info, shape)
+      const reset = cursor && info && resetReason(cursor, info, shape, knownRevision)
       if (!cursor || reset) cursor = newCursor(info)
       if (reset) yield [{ kind: 'reset', reason: reset }]
       using session = new RemoteSession(source, cursor, signal)
@@ -218,7 +220,7 @@ class RemoteSession<T> implements Disposable {
     if (!info) throw new Error('the bucket is not there any more')
     this.#cursor.created ??= info.created
     const now = { ...this.#cursor, revision, isComplete: true, aliveAt: performance.now() }
-    const reason = resetReason(now, info, shape)
+    const reason = resetReason(now, info, shape, 0n)
     if (reason) throw new Error(`the bucket was ${reason}`)
     return info
   }

@@ -378,12 +378,16 @@ export interface Collected extends AsyncDisposable {
 }
 
 /** Watches in the background. */
-export function collect(bucket: WatchedBucket<string>, prefix: string): Collected {
+export function collect(
+  bucket: WatchedBucket<string>,
+  prefix: string,
+  known?: () => bigint,
+): Collected {
   const abort = new AbortController()
   const found: WatchEvent<string>[] = []
   let batchCount = 0
   const ended = (async () => {
-    for await (const batch of bucket.watch(prefix, { signal: abort.signal })) {
+    for await (const batch of bucket.watch(prefix, { signal: abort.signal, known })) {
       batchCount++
       found.push(...batch)
     }

@@ -121,6 +121,34 @@ test('what was changed while a watch was cut off is told when it is back, deleti
   )
 })
 
+test('a bucket that is behind what its reader wrote itself was rewound, whether or not the watch had told it', async () => {
+  await using nats = await startDomainNats()
+  await using bus = await connect(nats)
+  const bucket = await bus.openBucket(freshShape('file'), text)
+  await bucket.put('a', '1')
+  let known = 0n
+  await using watch = collect(bucket, '', () => known)
+  await eventually(() => watch.snapshots === 1)
+  known = 1n
+  await nats.kill()
+  await nats.start()
+  await eventually(() => bus.state === 'connected')
+  await bucket.put('b', '1')
+  await eventually(() => watch.last('b')?.kind === 'put')
+  assert.equal(watch.snapshots, 1)
+
+  known = 9n
+  await nats.kill()
+  await nats.start()
+  await eventually(() => watch.snapshots === 2)
+  assert.deepEqual(watch.events.slice(3), [
+    { kind: 'reset', reason: 'rewound' },
+    { kind: 'put', key: 'a', value: '1', revision: 1n },
+    { kind: 'put', key: 'b', value: '1', revision: 2n },
+    { kind: 'snapshot-end', revision: 2n },
+  ])
+})
+
 test('a bucket in memory that a restart lost is made anew and resets its watches', async () => {
   await using nats = await startDomainNats()
   await using bus = await connect(nats)

@@ -179,6 +179,10 @@ export class Commits implements AsyncDisposable {
       } else {
         // No pause after a conflict: one of the writers has won, and whoever pauses loses to it again and again.
         const revision = await this.#leaderRevision(outcome, signal)
+        if (revision < this.#replica.database.revision) {
+          // The store lost writes. The replica hears of it when its watch is set up again.
+          await delay(backoffMs(attempt), undefined, { signal })
+        }
         await this.#replica.untilDatabase(revision, signal)
       }
     } catch (error) {

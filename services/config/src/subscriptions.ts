@@ -56,6 +56,8 @@ export function followRecords(
       if (address) replica.distrust(address.kind, address.id, revision)
     },
     keys: () => keys,
+    // Its own writes are in it at once, whether or not the watch has told them yet.
+    known: () => replica.database.revision,
     reset(reason) {
       // Nothing was known yet: nothing is lost.
       if (replica.database.revision === 0n) return

@@ -66,10 +66,7 @@ test('a store from a backup is noticed, given up only on purpose, and then nothi
   })
 
   // Whoever ran meanwhile writes nothing.
-  await eventually(async () => {
-    const error = await subscriber.tenant(randomUUID()).then(() => undefined, asWeftError)
-    return error instanceof UnavailableError && /lost writes/.test(error.message)
-  }, A_MINUTE_MS)
+  await eventually(() => isLossTold(subscriber), A_MINUTE_MS)
   await before[Symbol.asyncDispose]()
   for (const acceptLossAfter of [undefined, Number(backedUpAt) - 1]) {
     const options = { auditFolder, ...(acceptLossAfter !== undefined && { acceptLossAfter }) }
@@ -107,6 +104,24 @@ test('a store from a backup is noticed, given up only on purpose, and then nothi
   await assertOut(again, alpha)
 })
 
+test('a store from a backup is noticed by who wrote to it before its watch was back', async () => {
+  await using nats = await startDomainNats({ domain: site.domain, operator: site.operator })
+  await using folder = await temporaryFolder()
+  await using bus = await connect(nats)
+  await using replica = await startReplica(bus)
+  const subscriber = await furnish(replica)
+  const backup = joinPath(folder.path, 'backup')
+  await restarted(nats, bus, () => cp(nats.storeFolder, backup, { recursive: true }))
+  // At once: a watch pauses for up to 100 ms before it is set up again.
+  await eventually(() => subscriber.network('red', '10.30.0.0/16'))
+  await restarted(nats, bus, async () => {
+    await rm(nats.storeFolder, { recursive: true })
+    await cp(backup, nats.storeFolder, { recursive: true })
+  })
+
+  await eventually(() => isLossTold(subscriber), A_MINUTE_MS)
+})
+
 test('what a replica knew last is believed only as the directory signed it', async () => {
   await using nats = await startDomainNats({ domain: site.domain, operator: site.operator })
   await using folder = await temporaryFolder()
@@ -126,6 +141,12 @@ test('what a replica knew last is believed only as the directory signed it', asy
 
   await assert.rejects(startReplica(bus, { auditFolder }), BrokenInputError)
 })
+
+/** Whether a write is refused because the store lost others. */
+async function isLossTold(subscriber: Subscriber): Promise<boolean> {
+  const error = await subscriber.tenant(randomUUID()).then(() => undefined, asWeftError)
+  return error instanceof UnavailableError && /lost writes/.test(error.message)
+}
 
 function connect(nats: TestDomainNats): Promise<Bus> {
   const servers = [nats.url]
