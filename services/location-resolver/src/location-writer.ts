@@ -6,7 +6,7 @@ import {
   UnknownOutcomeError,
 } from '@weft/errors'
 import { Location as LocationMessage } from '@weft/proto/weftline/location/v1/location.ts'
-import type { Location } from './domain/location-table.ts'
+import { type Location, UNNUMBERED } from './domain/location-table.ts'
 import { canJudge, decideReport, type Report } from './domain/report.ts'
 import type { Events } from './events.ts'
 import { withoutReport } from './messages.ts'
@@ -84,10 +84,18 @@ export class LocationWriter {
         const isWorthReading =
           error instanceof RevisionConflictError || error instanceof UnknownOutcomeError
         if (!isWorthReading || attempt === WRITE_ATTEMPTS_MAX) throw error
-        const entry = await this.#bucket.get(key)
-        current = entry && { ...entry.value, revision: entry.revision }
+        current = await this.#read(report.endpointId)
       }
     }
+  }
+
+  /** What is stored of an endpoint now. A store that lost writes has less than is known here, which counts all the same. */
+  async #read(endpointId: number): Promise<Location | undefined> {
+    const { locations } = this.#replica
+    const entry = await this.#bucket.get(locationKey(endpointId))
+    if (entry) this.#replica.putLocation({ ...entry.value, revision: entry.revision })
+    const known = locations.get(endpointId)
+    return entry || !known ? known : { ...known, revision: UNNUMBERED }
   }
 
   /**

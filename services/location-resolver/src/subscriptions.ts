@@ -67,6 +67,7 @@ export function followLocations(
     *keys() {
       for (const { endpointId } of locations.all()) yield locationKey(endpointId)
     },
+    known: () => locations.known,
     reset(reason) {
       events.storeLostWrites('locations', reason)
       locations.forgetRevisions()

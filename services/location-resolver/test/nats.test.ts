@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { cp, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { type Bus, connectBus } from '@weft/bus'
 import { UnavailableError, WeftError } from '@weft/errors'
@@ -10,7 +12,7 @@ import {
   type ResolveResponse,
 } from '@weft/proto/weftline/location/v1/location.ts'
 import { createLogger } from '@weft/telemetry'
-import { eventually, startDomainNats, type TestDomainNats } from '@weft/testing'
+import { eventually, startDomainNats, type TestDomainNats, temporaryFolder } from '@weft/testing'
 import {
   ConfigRecords,
   domain,
@@ -111,6 +113,38 @@ test('a replica that starts later knows what was reported before, after a crash 
   assert.equal(locations[0]?.endpointId, web.id)
   assert.equal(locations[0].reportSequence, 5n)
   assert.equal(locations[0].epoch, 1n)
+})
+
+test('no epoch is given again by a store from a backup, whether or not the watch had told of it', async () => {
+  await using nats = await startDomainNats({ domain })
+  await using bus = await connectTo(nats)
+  await using hosts = await connectTo(nats, 'hosts')
+  await using folder = await temporaryFolder()
+  const config = await ConfigRecords.open(bus)
+  const { alpha, beta, blue } = await config.site()
+  await using _replica = await startReplicaOn(nats)
+  const web = await config.endpoint(blue, alpha, 'web')
+  assert.equal(locationOf(await report(hosts, web)).epoch, 1n)
+  const backup = join(folder.path, 'backup')
+  await nats.kill()
+  await cp(nats.storeFolder, backup, { recursive: true })
+  await nats.start()
+  // At once: a watch pauses for up to 100 ms before it is set up again.
+  const assign = (hostId: number): Promise<bigint> =>
+    eventually(() => config.put({ $case: 'endpoint', value: { ...web, hostId } }))
+  await assign(beta)
+  const moved = await eventually(() => tryReport(hosts, { ...web, hostId: beta }, 2n))
+  assert.equal(locationOf(moved).epoch, 2n)
+  await nats.kill()
+  await rm(nats.storeFolder, { recursive: true })
+  await cp(backup, nats.storeFolder, { recursive: true })
+  await nats.start()
+
+  // Twice: the first has the revision of the write that was lost, and may be taken for it. config sees to that by itself.
+  await assign(alpha)
+  await assign(alpha)
+  const back = await eventually(() => tryReport(hosts, web, 3n))
+  assert.equal(locationOf(back).epoch, 3n)
 })
 
 /** As somebody who may do everything in an account: that of the VN database, unless another is given. */

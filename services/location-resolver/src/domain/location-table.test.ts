@@ -34,6 +34,18 @@ test('a store that was made anew does not take epochs back', () => {
   assert.equal(table.get(1)?.hostId, 1)
 })
 
+test('what it wrote itself is known before the watch tells it, and no more once the store lost it', () => {
+  const table = new LocationTable()
+  table.revision = 3n
+  assert.equal(table.known, 3n)
+  table.put(location({ revision: 5n }))
+  assert.equal(table.known, 5n)
+  table.revision = 8n
+  assert.equal(table.known, 8n)
+  table.forgetRevisions()
+  assert.equal(table.known, 0n)
+})
+
 function location(some: Partial<Location>): Location {
   return {
     endpointId: 1,

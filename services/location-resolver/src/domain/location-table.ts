@@ -22,8 +22,14 @@ export interface Location {
 /** This replica's copy of the observed locations, by endpoint. */
 export class LocationTable {
   readonly #records = new Map<number, Location>()
+  #newest = 0n
   /** The watch has delivered everything up to here; own writes may be ahead of it. */
   revision = 0n
+
+  /** The revision up to which the store surely was written, as far as this table knows. */
+  get known(): bigint {
+    return this.#newest > this.revision ? this.#newest : this.revision
+  }
 
   get(endpointId: number): Location | undefined {
     return this.#records.get(endpointId)
@@ -37,6 +43,7 @@ export class LocationTable {
   put(record: Location): boolean {
     const current = this.#records.get(record.endpointId)
     if (current !== undefined && current.revision >= record.revision) return false
+    if (record.revision > this.#newest) this.#newest = record.revision
     const isOutdated = current?.revision === UNNUMBERED && supersedes(current, record)
     const kept = isOutdated ? { ...current, revision: record.revision } : record
     this.#records.set(record.endpointId, kept)
@@ -56,6 +63,7 @@ export class LocationTable {
    */
   forgetRevisions(): void {
     this.revision = UNNUMBERED
+    this.#newest = UNNUMBERED
     for (const [endpointId, record] of this.#records) {
       this.#records.set(endpointId, { ...record, revision: UNNUMBERED })
     }
@@ -63,7 +71,7 @@ export class LocationTable {
 }
 
 /** Revision of a record that the store may not hold: a write that replaces it expects none to be there. */
-const UNNUMBERED = 0n
+export const UNNUMBERED = 0n
 
 function supersedes(a: Location, b: Location): boolean {
   if (a.epoch !== b.epoch) return a.epoch > b.epoch
