@@ -7,7 +7,7 @@ export const NODE_MIN = [20, 0]
 /** Oldest Rust toolchain that builds the shuttle. */
 export const RUST_MIN = [1, 95]
 /** Room for packages, build results and one staged copy of what the lab runs. */
-export const DISK_MIN_BYTES = 4 * 1024 ** 3
+export const DISK_MIN_BYTES = 7 * 1024 ** 3
 
 /**
  * Debian packages by the file that shows that they are there: a command looked up in PATH, or an absolute path.
